@@ -1,0 +1,89 @@
+# MNIST in four steps. `make` lists what can be made.
+
+STEPS := step1 step2 step3 step4
+
+# What a run can be told; empty means the script's own default.
+EPOCHS   ?=
+SEED     ?=
+DEVICE   ?=
+DATA_DIR ?= data
+OUT_DIR  ?= results
+ARGS     ?=
+
+# Which Python: the one named by PYTHON=..., else an active environment if it has what
+# requirements.txt names, else one of our own in .venv, made on first use.
+VENV := .venv
+MODULES := torch torchvision numpy matplotlib tqdm
+MISSING := import sys, importlib.util as u; print(*[m for m in sys.argv[1:] if not u.find_spec(m)])
+ifdef PYTHON
+  READY := named-python
+  READY_TO_TEST := named-python
+else
+  ACTIVE := $(or $(VIRTUAL_ENV),$(CONDA_PREFIX))
+  ifneq ($(ACTIVE),)
+    ifeq ($(shell '$(ACTIVE)/bin/python' -c '$(MISSING)' $(MODULES) 2>&1),)
+      PYTHON := '$(ACTIVE)/bin/python'
+    endif
+  endif
+  ifndef PYTHON
+    PYTHON := $(VENV)/bin/python
+    READY := $(VENV)/installed
+    READY_TO_TEST := $(VENV)/installed-for-tests
+  endif
+endif
+
+RUN = $(PYTHON) $(wildcard $@_*.py) --data-dir '$(DATA_DIR)' --out-dir '$(OUT_DIR)' \
+      $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(SEED),--seed $(SEED)) $(if $(DEVICE),--device $(DEVICE)) $(ARGS)
+
+.PHONY: help all $(STEPS) data test clean distclean named-python
+
+## help        this list
+help:
+	@echo 'make TARGET [EPOCHS=15] [SEED=1] [DEVICE=auto] [DATA_DIR=data] [OUT_DIR=results]'
+	@echo '            [PYTHON=...] [ARGS="--lr 0.05 and any other flag"], where TARGET is'
+	@echo
+	@sed -n 's/^## /  /p' Makefile
+
+## all         train step 1 to 4, then print and draw the summary of what is in OUT_DIR
+all: $(STEPS)
+	$(PYTHON) report.py --out-dir '$(OUT_DIR)'
+
+## step1       train the plain network
+## step2       train with fewer channels and dropout
+## step3       train with global average pooling and more capacity
+## step4       train with rotated images and a decaying learning rate
+$(STEPS): $(READY)
+	$(RUN)
+
+## data        download and verify MNIST, no more
+data: $(READY)
+	$(PYTHON) mnist.py --data-dir '$(DATA_DIR)' $(ARGS)
+
+## test        run the tests (ARGS go to pytest)
+test: $(READY_TO_TEST)
+	DATA_DIR='$(DATA_DIR)' $(PYTHON) -m pytest $(ARGS)
+
+## clean       remove what the runs wrote into OUT_DIR
+clean:
+	rm -f $(foreach e,log json png pt,'$(OUT_DIR)'/step*.$(e)) '$(OUT_DIR)'/summary.md '$(OUT_DIR)'/summary.png
+	! test -d '$(OUT_DIR)' || rmdir '$(OUT_DIR)' 2>/dev/null || true
+
+## distclean   remove also the environment in .venv and MNIST in DATA_DIR
+distclean: clean
+	rm -rf $(VENV) '$(DATA_DIR)/MNIST' .pytest_cache __pycache__ tests/__pycache__
+	! test -d '$(DATA_DIR)' || rmdir '$(DATA_DIR)' 2>/dev/null || true
+
+# The stamps are older than a changed requirements file, and only then installed anew.
+$(VENV)/installed: requirements.txt
+	@echo 'Making the environment $(VENV), once; the README says how to avoid the large CUDA download.'
+	python3 -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+$(VENV)/installed-for-tests: requirements-dev.txt $(VENV)/installed
+	$(VENV)/bin/python -m pip install --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
+
+named-python:
+	@missing=$$($(PYTHON) -c '$(MISSING)' $(MODULES)) && test -z "$$missing" || \
+	  { echo "make: $(PYTHON) lacks $${missing:-everything}: install what requirements.txt names, or leave PYTHON out" >&2; exit 1; }

@@ -1,0 +1,271 @@
+"""What every step imports: command line, loaders, augmentation, train and test loops, summary.
+
+Nothing here knows which step it serves. What makes a step a step (network,
+optimizer, schedule, augmentation) stands in the step's own file.
+"""
+import argparse
+import math
+import sys
+
+import torch
+import torch.nn.functional as F
+from tqdm import tqdm
+
+import mnist
+
+MEAN, STD = 0.1307, 0.3081  # of all training pixels, scaled to 0..1
+BLACK = (0 - MEAN) / STD  # the background after normalisation
+TEST_BATCH = 1000  # no gradients are kept, so larger batches than in training fit
+
+
+# ---------------------------------------------------------------- command line
+
+
+class Parser(argparse.ArgumentParser):
+    """An argparse parser that says what is wrong in one line, without the usage before it."""
+
+    def error(self, message):
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+
+def command_line(docstring):
+    """A parser with the options all steps share; a step adds its own.
+
+    `docstring` is the step's: its first line becomes the description.
+    """
+    parser = Parser(description=docstring.splitlines()[0],
+                    formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--epochs", type=positive_int, default=15, metavar="N",
+                        help="passes over the training set")
+    parser.add_argument("--batch-size", type=positive_int, default=128, metavar="N",
+                        help="training images per optimizer step")
+    parser.add_argument("--seed", type=seed, default=1, metavar="N",
+                        help="seed of everything random: weights, order of images, dropout, augmentation")
+    parser.add_argument("--device", type=device, default="auto", metavar="{auto,cpu,cuda,mps}",
+                        help="where to train; auto takes a GPU if there is one")
+    parser.add_argument("--out-dir", default="results", metavar="DIR",
+                        help="folder for log, JSON, pictures and weights; an earlier run of the "
+                             "same step in it is replaced")
+    parser.add_argument("--dry-run", action="store_true",
+                        help="a single batch per loop, to see that all works")
+    mnist.add_arguments(parser)
+    return parser
+
+
+def positive_int(text):
+    """`text` as a whole number above zero; raises argparse.ArgumentTypeError."""
+    return _checked(int, text, lambda n: n > 0, "a whole number above 0")
+
+
+def positive(text):
+    """`text` as a finite number above zero; raises argparse.ArgumentTypeError."""
+    return _checked(float, text, lambda x: 0 < x < math.inf, "a number above 0")
+
+
+def probability(text):
+    """`text` as a dropout probability in [0, 1); raises argparse.ArgumentTypeError."""
+    return _checked(float, text, lambda p: 0 <= p < 1, "a probability from 0 up to, not including, 1")
+
+
+def degrees(text):
+    """`text` as an angle from 0 to 180 degrees; raises argparse.ArgumentTypeError."""
+    return _checked(float, text, lambda a: 0 <= a <= 180, "an angle from 0 to 180 degrees")
+
+
+def seed(text):
+    """`text` as a seed that torch takes; raises argparse.ArgumentTypeError."""
+    return _checked(int, text, lambda n: 0 <= n < 2 ** 63, "a whole number from 0 to 2^63 - 1")
+
+
+def _checked(convert, text, holds, wanted):
+    try:
+        value = convert(text)
+    except ValueError:
+        value = None
+    if value is None or not holds(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}")
+    return value
+
+
+def device(name):
+    """The torch.device called `name`, which may be auto; raises argparse.ArgumentTypeError if absent."""
+    present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        name = next(kind for kind in ("cuda", "mps", "cpu") if present[kind])
+    if name not in present:
+        raise argparse.ArgumentTypeError(f"{name!r} is unknown; choose from auto, {', '.join(present)}")
+    if not present[name]:
+        raise argparse.ArgumentTypeError(f"torch finds no {name} device on this machine")
+    return torch.device(name)
+
+
+# ------------------------------------------------------- loaders, augmentation
+
+
+class Loader:
+    """Mini-batches of a data set that lies in memory, on the device that trains.
+
+    Iterating yields `(data, target)`: float images (B, 1, 28, 28) and int64
+    labels (B,), in a fresh random order each time if `shuffle`, the last batch
+    smaller if need be. `augment` maps a batch of images to one of the same shape.
+    """
+
+    def __init__(self, images, labels, batch_size, shuffle=False, augment=None):
+        self.images, self.labels = images, labels
+        self.batch_size = min(batch_size, len(images))
+        self.shuffle, self.augment = shuffle, augment
+
+    def __len__(self):
+        return math.ceil(len(self.images) / self.batch_size)
+
+    def __iter__(self):
+        # Drawn on the CPU, so that one seed gives one order on every device.
+        order = torch.randperm(len(self.images)) if self.shuffle else torch.arange(len(self.images))
+        for chosen in order.to(self.images.device).split(self.batch_size):
+            data = self.images[chosen]
+            yield self.augment(data) if self.augment else data, self.labels[chosen]
+
+
+def loaders(args, augment=None):
+    """The training and the test loader of MNIST as the command line `args` wants them.
+
+    `augment` is applied to training images only. With `--dry-run` each holds a
+    single batch. Raises what `mnist.load` raises.
+    """
+    train_images, train_labels, test_images, test_labels = mnist.load(args.data_dir, args.mirror)
+    if args.dry_run:
+        train_images, train_labels = train_images[:args.batch_size], train_labels[:args.batch_size]
+        test_images, test_labels = test_images[:TEST_BATCH], test_labels[:TEST_BATCH]
+    train_labels, test_labels = train_labels.to(args.device), test_labels.to(args.device)
+    return (Loader(normalise(train_images.to(args.device)), train_labels, args.batch_size,
+                   shuffle=True, augment=augment),
+            Loader(normalise(test_images.to(args.device)), test_labels, TEST_BATCH))
+
+
+def normalise(images):
+    """uint8 images (N, 28, 28) as floats (N, 1, 28, 28) of mean 0 and standard deviation 1."""
+    return images.float().div_(255).sub_(MEAN).div_(STD).unsqueeze(1)
+
+
+class RandomRotation:
+    """Rotates each image of a batch by an angle of its own, uniform in [-degrees, degrees].
+
+    For a batch of normalised images what torchvision.transforms.RandomRotation is for one
+    picture, with the same nearest-pixel sampling and the background filled with black.
+    """
+
+    def __init__(self, degrees):
+        self.degrees = degrees
+
+    def __call__(self, images):
+        return rotate(images, torch.empty(len(images)).uniform_(-self.degrees, self.degrees))
+
+
+def rotate(images, angles):
+    """Rotate normalised images (N, 1, H, W) about their centres, counter-clockwise, by `angles` (N,) degrees."""
+    radians = torch.deg2rad(angles).to(images.device)
+    sin, cos, zero = radians.sin(), radians.cos(), torch.zeros_like(radians)
+    # Each output pixel asks where it came from: the inverse of the rotation, with y pointing down.
+    inverse = torch.stack([cos, -sin, zero, sin, cos, zero], dim=1).view(-1, 2, 3)
+    grid = F.affine_grid(inverse, images.shape, align_corners=False)
+    # grid_sample fills with 0, so 0 has to mean black while it runs.
+    return F.grid_sample(images - BLACK, grid, mode="nearest", align_corners=False) + BLACK
+
+
+# ------------------------------------------------------------- train and test
+
+
+def train(model, loader, optimizer):
+    """One epoch of training, in place, with a progress bar on a terminal and a line at the end.
+
+    Returns the mean loss (negative log-likelihood, nats per image) and the
+    accuracy in percent, both as the notebooks took them: during the epoch, on the
+    images as augmented and dropped out, by weights that are still moving.
+
+    Raises FloatingPointError, before the weights are touched, if a loss is NaN or infinite.
+    """
+    model.train()
+    total_loss, correct, seen = 0.0, 0, 0
+    # On a terminal only, and gone when the epoch is over: the line below stays instead.
+    bar = tqdm(loader, leave=False, disable=None if sys.stdout.isatty() else True)
+    for batch_id, (data, target) in enumerate(bar):
+        optimizer.zero_grad()
+        log_probabilities = model(data)
+        loss = F.nll_loss(log_probabilities, target)
+        if not math.isfinite(loss.item()):
+            raise FloatingPointError(f"batch {batch_id}: the training loss became {loss.item()}")
+        loss.backward()
+        optimizer.step()
+
+        total_loss += loss.item() * len(target)
+        correct += (log_probabilities.argmax(dim=1) == target).sum().item()
+        seen += len(target)
+        line = f"Loss={loss.item():.4f} Batch_id={batch_id} Accuracy={100 * correct / seen:.2f}"
+        bar.set_description(line, refresh=False)
+    print(line)
+    return total_loss / seen, 100 * correct / seen
+
+
+def test(model, loader):
+    """The mean loss (nats per image) and the accuracy in percent on all of `loader`, printed too.
+
+    Raises FloatingPointError if the loss is NaN or infinite.
+    """
+    log_probabilities, labels = predict(model, loader), loader.labels
+    loss = F.nll_loss(log_probabilities, labels).item()
+    if not math.isfinite(loss):
+        raise FloatingPointError(f"after the last batch: the test loss became {loss}")
+    correct = (log_probabilities.argmax(dim=1) == labels).sum().item()
+    accuracy = 100 * correct / len(labels)
+    print(f"Test set: Average loss: {loss:.4f}, Accuracy: {correct}/{len(labels)} ({accuracy:.2f}%)\n")
+    return loss, accuracy
+
+
+@torch.no_grad()
+def predict(model, loader):
+    """Log-probabilities (N, 10) of every image of an unshuffled `loader`, with the model in eval mode."""
+    model.eval()
+    return torch.cat([model(data) for data, _ in loader])
+
+
+# -------------------------------------------------------------------- summary
+
+
+def summary(model, input_size=(1, 28, 28)):
+    """Print the table the notebooks printed: one numbered row per layer, totals, sizes in MB.
+
+    Layout and arithmetic are those of the torchsummary package: the forward/backward
+    size is 2 x 4 bytes for every number a listed layer puts out, for one image.
+    """
+    rows = []
+
+    def record(layer, _, output):
+        name = f"{type(layer).__name__}-{len(rows) + 1}"
+        rows.append((name, [-1, *output.shape[1:]], sum(p.numel() for p in layer.parameters())))
+
+    leaves = [layer for layer in model.modules() if not list(layer.children())]
+    hooks = [layer.register_forward_hook(record) for layer in leaves]
+    training, some = model.training, next(model.parameters())
+    model.eval()  # or the one black image would enter the running statistics of batch norm
+    with torch.no_grad():
+        model(torch.zeros(1, *input_size, device=some.device))
+    model.train(training)
+    for hook in hooks:
+        hook.remove()
+
+    megabyte = 1024 ** 2
+    parameters = sum(p.numel() for p in model.parameters())
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    input_mb = 4 * math.prod(input_size) / megabyte
+    outputs_mb = 2 * 4 * sum(math.prod(shape[1:]) for _, shape, _ in rows) / megabyte
+    parameters_mb = 4 * parameters / megabyte
+
+    thin, thick = "-" * 64, "=" * 64
+    print(thin, f"{'Layer (type)':>20}  {'Output Shape':>25} {'Param #':>15}", thick, sep="\n")
+    for name, shape, count in rows:
+        print(f"{name:>20}  {shape!s:>25} {count:>15,}")
+    print(thick, f"Total params: {parameters:,}", f"Trainable params: {trainable:,}",
+          f"Non-trainable params: {parameters - trainable:,}", thin,
+          f"Input size (MB): {input_mb:.2f}", f"Forward/backward pass size (MB): {outputs_mb:.2f}",
+          f"Params size (MB): {parameters_mb:.2f}",
+          f"Estimated Total Size (MB): {input_mb + outputs_mb + parameters_mb:.2f}", thin, "", sep="\n")

@@ -1,0 +1,91 @@
+"""Step 3: global average pooling instead of the big last kernel, and more capacity before it.
+
+TODO
+"""
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+import torch.optim as optim
+
+import common
+import records
+
+S5 = {"best_train_accuracy": 99.40, "best_test_accuracy": 99.37}
+
+
+class Net(nn.Module):
+    """8,008 parameters: what the big kernel cost now pays for wider layers before the pooling."""
+
+    def __init__(self, dropout):
+        super().__init__()
+        self.block1 = nn.Sequential(
+            nn.Conv2d(1, 8, 3, bias=False),    # 28x28 -> 26x26, receptive field 3
+            nn.BatchNorm2d(8),
+            nn.ReLU(),
+            nn.Conv2d(8, 8, 3, bias=False),    # -> 24x24, receptive field 5
+            nn.BatchNorm2d(8),
+            nn.ReLU(),
+            nn.Conv2d(8, 8, 3, bias=False),    # -> 22x22, receptive field 7
+            nn.BatchNorm2d(8),
+            nn.Dropout(dropout),
+            nn.ReLU(),
+        )
+        self.pool = nn.MaxPool2d(2)            # -> 11x11, receptive field 8
+        self.block2 = nn.Sequential(
+            nn.Conv2d(8, 16, 3, bias=False),   # -> 9x9, receptive field 12
+            nn.BatchNorm2d(16),
+            nn.Dropout(dropout),
+            nn.ReLU(),
+            nn.Conv2d(16, 16, 3, bias=False),  # -> 7x7, receptive field 16
+            nn.BatchNorm2d(16),
+            nn.Dropout(dropout),
+            nn.ReLU(),
+            nn.Conv2d(16, 8, 1, bias=False),   # 1x1: 16 channels mixed down to 8
+            nn.BatchNorm2d(8),
+            nn.Dropout(dropout),
+            nn.ReLU(),
+            nn.Conv2d(8, 32, 3, bias=False),   # -> 5x5, receptive field 20
+            nn.BatchNorm2d(32),
+            nn.Dropout(dropout),
+            nn.ReLU(),
+            nn.Conv2d(32, 16, 1, bias=False),  # 1x1: 32 channels mixed down to 16
+            nn.BatchNorm2d(16),
+            nn.Dropout(dropout),
+            nn.ReLU(),
+        )
+        self.gap = nn.AvgPool2d(5)             # 5x5 -> 1x1, receptive field 28: the whole image
+        self.last = nn.Conv2d(16, 10, 1, bias=False)  # one score per digit
+
+    def forward(self, x):
+        x = self.block1(x)
+        x = self.pool(x)
+        x = self.block2(x)
+        x = self.gap(x)
+        x = self.last(x)
+        return F.log_softmax(x.flatten(1), dim=1)
+
+
+def main():
+    parser = common.command_line(__doc__)
+    parser.add_argument("--lr", type=common.positive, default=0.01, help="learning rate")
+    parser.add_argument("--dropout", type=common.probability, default=0.007,
+                        help="probability of dropping an activation")
+    args = parser.parse_args()
+
+    with records.Run(__file__, args, S5) as run:  # from here on, print() goes to the log too
+        torch.manual_seed(args.seed)
+        train_loader, test_loader = common.loaders(args)
+        model = Net(args.dropout).to(args.device)
+        common.summary(model)
+        optimizer = optim.SGD(model.parameters(), lr=args.lr, momentum=0.9)
+
+        for epoch in range(args.epochs):
+            print(f"EPOCH: {epoch}\nLearning rate: {args.lr:g}")
+            train = common.train(model, train_loader, optimizer)
+            test = common.test(model, test_loader)
+            run.epoch(args.lr, train, test)
+        run.finish(model, test_loader)
+
+
+if __name__ == "__main__":
+    main()
