@@ -1,0 +1,108 @@
+"""The Makefile, in a copy of the tree."""
+import os
+import re
+import shutil
+import sys
+
+import pytest
+
+from conftest import ROOT, STEPS, run
+
+DRY = ["ARGS=--dry-run", "EPOCHS=2", f"PYTHON={sys.executable}"]
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """A copy of the project without data, results or environment."""
+    return shutil.copytree(ROOT, tmp_path / "copy", ignore=shutil.ignore_patterns(
+        ".git", ".venv", "data", "results", "__pycache__", ".pytest_cache"))
+
+
+def test_make_alone_lists_every_target_with_a_line(tree):
+    process = run("make", cwd=tree)
+    assert process.returncode == 0
+    for target in ("all", "step1", "step2", "step3", "step4", "data", "test", "clean", "distclean", "help"):
+        assert re.search(rf"^ +{target} +\w.+", process.stdout, re.MULTILINE), target
+    assert not (tree / ".venv").exists()
+
+
+def test_all_runs_the_steps_in_order_and_reports(tree, data_dir):
+    process = run("make", "all", *DRY, f"DATA_DIR={data_dir}", cwd=tree)
+    assert process.returncode == 0, process.stderr
+    assert re.findall(r"^\$ python (\w+)\.py", process.stdout, re.MULTILINE) == STEPS
+    results = tree / "results"
+    assert {path.suffix for path in results.glob("step*")} == {".log", ".json", ".png", ".pt"}
+    summary = (results / "summary.md").read_text()
+    assert summary in process.stdout
+    for step, published in zip(STEPS, ("99.75", "99.02", "99.40", "99.32")):
+        assert re.search(rf"^\| {step} .*\| +{published} \|.* 2 \(dry run\) \|", summary, re.MULTILINE)
+    assert (results / "summary.png").read_bytes().startswith(b"\x89PNG")
+
+    (results / "own_notes.txt").write_text("not ours to remove")
+    assert run("make", "clean", cwd=tree).returncode == 0
+    assert [path.name for path in results.iterdir()] == ["own_notes.txt"]
+
+
+def test_variables_pass_through(tree, data_dir):
+    process = run("make", "step2", *DRY, f"DATA_DIR={data_dir}", "SEED=7", "DEVICE=cpu", "OUT_DIR=else where",
+                  "ARGS=--dry-run --dropout 0.2", cwd=tree)
+    assert process.returncode == 0, process.stderr
+    assert "seed 7, device cpu" in process.stdout
+    assert "--epochs 2" in process.stdout and "--dropout 0.2" in process.stdout
+    assert (tree / "else where" / "step2_dropout.json").exists()
+
+
+def test_a_failing_step_stops_all_and_what_finished_stays(tree, data_dir):
+    (tree / "step3_gap.py").write_text("raise SystemExit('step3_gap.py: error: broken by the test')\n")
+    process = run("make", "all", *DRY, f"DATA_DIR={data_dir}", cwd=tree)
+    assert process.returncode != 0 and "broken by the test" in process.stderr
+    assert sorted(path.name for path in (tree / "results").glob("*.json")) == [
+        "step1_basic.json", "step2_dropout.json"]
+    assert "step4" not in process.stdout
+
+
+def test_data_verifies(tree, data_dir):
+    process = run("make", "data", f"PYTHON={sys.executable}", f"DATA_DIR={data_dir}", cwd=tree)
+    assert process.returncode == 0 and "verified" in process.stdout
+
+
+def test_environment_is_made_once_and_again_when_the_requirements_change(tree):
+    # Nothing to install, so that this needs no network; what pip is told is the point.
+    (tree / "requirements.txt").write_text("# nothing\n")
+    (tree / "step1_basic.py").write_text("import sys; print('ran in', sys.prefix)\n")
+    first = run("make", "step1", cwd=tree)
+    assert first.returncode == 0, first.stderr
+    assert f"ran in {tree / '.venv'}" in first.stdout
+    assert "pip install" in first.stdout
+
+    assert "pip install" not in run("make", "step1", cwd=tree).stdout
+    later = os.stat(tree / ".venv" / "installed").st_mtime + 5
+    os.utime(tree / "requirements.txt", (later, later))
+    assert "pip install" in run("make", "step1", cwd=tree).stdout
+
+    assert run("make", "distclean", cwd=tree).returncode == 0
+    assert not (tree / ".venv").exists()
+
+
+def test_an_active_environment_is_used_if_it_has_what_is_needed(tree, tmp_path):
+    (tree / "step1_basic.py").write_text("import sys; print('ran in', sys.prefix)\n")
+    python = tmp_path / "active" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    python.chmod(0o755)
+    process = run("make", "step1", cwd=tree, VIRTUAL_ENV=str(tmp_path / "active"))
+    assert f"ran in {sys.prefix}" in process.stdout, process.stderr
+
+    (tree / "requirements.txt").write_text("# nothing\n")
+    python.write_text("#!/bin/sh\necho torch\n")  # what one without torch answers
+    process = run("make", "step1", cwd=tree, VIRTUAL_ENV=str(tmp_path / "active"))
+    assert f"ran in {tree / '.venv'}" in process.stdout, process.stderr
+
+
+def test_a_named_python_without_torch_is_refused_in_a_sentence(tree, tmp_path):
+    bare = tmp_path / "bare"
+    bare.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S -E "$@"\n')  # -S: no installed packages
+    bare.chmod(0o755)
+    process = run("make", "step1", f"PYTHON={bare}", cwd=tree)
+    assert process.returncode != 0
+    assert "lacks torch" in process.stderr and "Traceback" not in process.stderr
