@@ -15,7 +15,7 @@ import mnist
 
 MEAN, STD = 0.1307, 0.3081  # of all training pixels, scaled to 0..1
 BLACK = (0 - MEAN) / STD  # the background after normalisation
-TEST_BATCH = 1000  # no gradients are kept, so larger batches than in training fit
+TEST_BATCH = 500  # no gradients are kept, so larger batches fit; beyond this they get slower
 
 
 # ---------------------------------------------------------------- command line

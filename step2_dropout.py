@@ -9,6 +9,7 @@ import torch.optim as optim
 
 import common
 import records
+from layers import Dropout
 
 S5 = {"best_train_accuracy": 99.02, "best_test_accuracy": 99.28}
 
@@ -27,22 +28,22 @@ class Net(nn.Module):
             nn.ReLU(),
             nn.Conv2d(8, 8, 3, bias=False),    # -> 22x22, receptive field 7
             nn.BatchNorm2d(8),
-            nn.Dropout(dropout),
+            Dropout(dropout),
             nn.ReLU(),
         )
         self.pool = nn.MaxPool2d(2)            # -> 11x11, receptive field 8
         self.block2 = nn.Sequential(
             nn.Conv2d(8, 16, 3, bias=False),   # -> 9x9, receptive field 12
             nn.BatchNorm2d(16),
-            nn.Dropout(dropout),
+            Dropout(dropout),
             nn.ReLU(),
             nn.Conv2d(16, 8, 3, bias=False),   # -> 7x7, receptive field 16
             nn.BatchNorm2d(8),
-            nn.Dropout(dropout),
+            Dropout(dropout),
             nn.ReLU(),
             nn.Conv2d(8, 10, 3, bias=False),   # -> 5x5, receptive field 20
             nn.BatchNorm2d(10),
-            nn.Dropout(dropout),
+            Dropout(dropout),
             nn.ReLU(),
         )
         self.last = nn.Conv2d(10, 10, 5, bias=False)  # 5x5 -> 1x1: one score per digit

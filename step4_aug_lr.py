@@ -8,6 +8,7 @@ from torch.optim.lr_scheduler import StepLR
 
 import common
 import records
+from layers import Dropout
 
 
 S5 = {"best_train_accuracy": 99.32, "best_test_accuracy": 99.46}
@@ -21,38 +22,38 @@ class Net(nn.Module):
         self.block1 = nn.Sequential(
             nn.Conv2d(1, 8, 3, bias=False),    # 28x28 -> 26x26, receptive field 3
             nn.BatchNorm2d(8),
-            nn.Dropout(dropout),
+            Dropout(dropout),
             nn.ReLU(),
             nn.Conv2d(8, 8, 3, bias=False),    # -> 24x24, receptive field 5
             nn.BatchNorm2d(8),
-            nn.Dropout(dropout),
+            Dropout(dropout),
             nn.ReLU(),
             nn.Conv2d(8, 8, 3, bias=False),    # -> 22x22, receptive field 7
             nn.BatchNorm2d(8),
-            nn.Dropout(dropout),
+            Dropout(dropout),
             nn.ReLU(),
         )
         self.pool = nn.MaxPool2d(2)            # -> 11x11, receptive field 8
         self.block2 = nn.Sequential(
             nn.Conv2d(8, 13, 3, bias=False),   # -> 9x9, receptive field 12
             nn.BatchNorm2d(13),
-            nn.Dropout(dropout),
+            Dropout(dropout),
             nn.ReLU(),
             nn.Conv2d(13, 14, 3, bias=False),  # -> 7x7, receptive field 16
             nn.BatchNorm2d(14),
-            nn.Dropout(dropout),
+            Dropout(dropout),
             nn.ReLU(),
             nn.Conv2d(14, 8, 1, bias=False),   # 1x1: 14 channels mixed down to 8
             nn.BatchNorm2d(8),
-            nn.Dropout(dropout),
+            Dropout(dropout),
             nn.ReLU(),
             nn.Conv2d(8, 26, 3, bias=False),   # -> 5x5, receptive field 20
             nn.BatchNorm2d(26),
-            nn.Dropout(dropout),
+            Dropout(dropout),
             nn.ReLU(),
             nn.Conv2d(26, 50, 1, bias=False),  # 1x1: up to 50 channels
             nn.BatchNorm2d(50),
-            nn.Dropout(dropout),
+            Dropout(dropout),
             nn.ReLU(),
         )
         self.gap = nn.AvgPool2d(5)             # 5x5 -> 1x1, receptive field 28: the whole image
