@@ -20,6 +20,7 @@ import torch.optim as optim
 
 import common
 import records
+from layers import BatchNorm2d
 
 S5 = {"best_train_accuracy": 99.75, "best_test_accuracy": 99.29}
 
@@ -31,30 +32,30 @@ class Net(nn.Module):
         super().__init__()
         self.block1 = nn.Sequential(
             nn.Conv2d(1, 10, 3, bias=False),   # 28x28 -> 26x26, receptive field 3
-            nn.BatchNorm2d(10),
+            BatchNorm2d(10),
             nn.ReLU(),
             nn.Conv2d(10, 10, 3, bias=False),  # -> 24x24, receptive field 5
-            nn.BatchNorm2d(10),
+            BatchNorm2d(10),
             nn.ReLU(),
             nn.Conv2d(10, 20, 3, bias=False),  # -> 22x22, receptive field 7
-            nn.BatchNorm2d(20),
+            BatchNorm2d(20),
             nn.ReLU(),
         )
         self.transition = nn.Sequential(
             nn.MaxPool2d(2),                   # -> 11x11, receptive field 8
             nn.Conv2d(20, 10, 1, bias=False),  # 1x1: 20 channels mixed down to 10
-            nn.BatchNorm2d(10),
+            BatchNorm2d(10),
             nn.ReLU(),
         )
         self.block2 = nn.Sequential(
             nn.Conv2d(10, 10, 3, bias=False),  # -> 9x9, receptive field 12
-            nn.BatchNorm2d(10),
+            BatchNorm2d(10),
             nn.ReLU(),
             nn.Conv2d(10, 20, 3, bias=False),  # -> 7x7, receptive field 16
-            nn.BatchNorm2d(20),
+            BatchNorm2d(20),
             nn.ReLU(),
             nn.Conv2d(20, 10, 1, bias=False),  # 1x1: 20 channels mixed down to 10
-            nn.BatchNorm2d(10),
+            BatchNorm2d(10),
             nn.ReLU(),
         )
         self.last = nn.Conv2d(10, 10, 7, bias=False)  # 7x7 -> 1x1: one score per digit
@@ -75,7 +76,7 @@ def main():
     with records.Run(__file__, args, S5) as run:  # from here on, print() goes to the log too
         torch.manual_seed(args.seed)
         train_loader, test_loader = common.loaders(args)
-        model = Net().to(args.device)
+        model = Net().to(args.device, memory_format=torch.channels_last)
         common.summary(model)
         optimizer = optim.SGD(model.parameters(), lr=args.lr, momentum=0.9)
 

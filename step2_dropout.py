@@ -9,7 +9,7 @@ import torch.optim as optim
 
 import common
 import records
-from layers import Dropout
+from layers import BatchNorm2d, Dropout
 
 S5 = {"best_train_accuracy": 99.02, "best_test_accuracy": 99.28}
 
@@ -21,28 +21,28 @@ class Net(nn.Module):
         super().__init__()
         self.block1 = nn.Sequential(
             nn.Conv2d(1, 8, 3, bias=False),    # 28x28 -> 26x26, receptive field 3
-            nn.BatchNorm2d(8),
+            BatchNorm2d(8),
             nn.ReLU(),
             nn.Conv2d(8, 8, 3, bias=False),    # -> 24x24, receptive field 5
-            nn.BatchNorm2d(8),
+            BatchNorm2d(8),
             nn.ReLU(),
             nn.Conv2d(8, 8, 3, bias=False),    # -> 22x22, receptive field 7
-            nn.BatchNorm2d(8),
+            BatchNorm2d(8),
             Dropout(dropout),
             nn.ReLU(),
         )
         self.pool = nn.MaxPool2d(2)            # -> 11x11, receptive field 8
         self.block2 = nn.Sequential(
             nn.Conv2d(8, 16, 3, bias=False),   # -> 9x9, receptive field 12
-            nn.BatchNorm2d(16),
+            BatchNorm2d(16),
             Dropout(dropout),
             nn.ReLU(),
             nn.Conv2d(16, 8, 3, bias=False),   # -> 7x7, receptive field 16
-            nn.BatchNorm2d(8),
+            BatchNorm2d(8),
             Dropout(dropout),
             nn.ReLU(),
             nn.Conv2d(8, 10, 3, bias=False),   # -> 5x5, receptive field 20
-            nn.BatchNorm2d(10),
+            BatchNorm2d(10),
             Dropout(dropout),
             nn.ReLU(),
         )
@@ -66,7 +66,7 @@ def main():
     with records.Run(__file__, args, S5) as run:  # from here on, print() goes to the log too
         torch.manual_seed(args.seed)
         train_loader, test_loader = common.loaders(args)
-        model = Net(args.dropout).to(args.device)
+        model = Net(args.dropout).to(args.device, memory_format=torch.channels_last)
         common.summary(model)
         optimizer = optim.SGD(model.parameters(), lr=args.lr, momentum=0.9)
 

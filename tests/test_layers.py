@@ -1,10 +1,11 @@
-"""Our dropout is dropout: exactly p, everything independent, gradient through the survivors."""
+"""Our dropout is dropout, exactly, and our batch norm is torch's, to rounding."""
 import math
 
 import pytest
 import torch
 
-from layers import Dropout
+import layers
+from layers import BatchNorm2d, Dropout
 
 PROBABILITIES = [0.007, 0.1, 0.5, 0.9, 0.999]
 
@@ -85,3 +86,63 @@ def test_rejected_probabilities():
     for p in (-0.1, 1.1):
         with pytest.raises(ValueError):
             Dropout(p)
+
+
+@pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])
+def test_dropout_of_any_memory_format(memory_format):
+    torch.manual_seed(5)
+    x = torch.rand(64, 8, 10, 10).add(1).contiguous(memory_format=memory_format)
+    y = Dropout(0.1)(x)
+    assert y.is_contiguous(memory_format=memory_format)
+    assert within((y == 0).sum().item(), y.numel(), 0.1)
+    assert torch.equal(y[y != 0], (x * torch.tensor(1 / 0.9))[y != 0])
+
+
+def pair(channels):
+    """Our batch norm, and torch's in double precision, with the same weights."""
+    ours, reference = BatchNorm2d(channels), torch.nn.BatchNorm2d(channels).double()
+    torch.nn.init.uniform_(ours.weight, 0.5, 2)
+    torch.nn.init.uniform_(ours.bias, -1, 1)
+    reference.load_state_dict(ours.state_dict())
+    return ours, reference
+
+
+@pytest.mark.parametrize("shape", [(128, 8, 26, 26), (96, 10, 22, 22), (128, 50, 5, 5), (3, 13, 9, 9), (1, 7, 3, 5)])
+def test_batch_norm_is_torchs(shape):
+    torch.manual_seed(6)
+    ours, reference = pair(shape[1])
+    x = (torch.randn(shape) * 3 + 2).contiguous(memory_format=torch.channels_last).requires_grad_()
+    doubled = x.detach().double().requires_grad_()
+    for _ in range(2):  # twice, so that the running statistics run
+        y, expected = ours(x), reference(doubled)
+    assert y.is_contiguous(memory_format=torch.channels_last)
+    assert torch.allclose(y.double(), expected, atol=1e-5)
+    for name in ("running_mean", "running_var", "num_batches_tracked"):
+        assert torch.allclose(getattr(ours, name).double(), getattr(reference, name).double(), rtol=1e-5, atol=1e-6)
+
+    gradient = torch.randn(shape)
+    y.backward(gradient)
+    expected.backward(gradient.double())
+    for got, wanted in ((x, doubled), (ours.weight, reference.weight), (ours.bias, reference.bias)):
+        assert torch.allclose(got.grad.double(), wanted.grad, rtol=1e-4, atol=1e-4 * wanted.grad.abs().max())
+
+    assert torch.allclose(ours.eval()(x).double(), reference.eval()(doubled), atol=1e-5)
+
+
+def test_batch_norm_of_a_large_mean_keeps_its_digits():
+    x = torch.randn(64, 8, 12, 12).add(1000).contiguous(memory_format=torch.channels_last)
+    ours, reference = pair(8)
+    assert torch.allclose(ours(x).double(), reference(x.double()), atol=1e-3)
+
+
+def test_steps_run_our_layers_channels_last(monkeypatch):
+    import step4_aug_lr
+    seen = []
+
+    def spy(x, *rest, apply=layers._Normalise.apply):
+        seen.append(x.shape[1])
+        return apply(x, *rest)
+
+    monkeypatch.setattr(layers._Normalise, "apply", spy)
+    step4_aug_lr.Net(0.007).to(memory_format=torch.channels_last)(torch.randn(32, 1, 28, 28))
+    assert seen == [8, 8, 8, 13, 14, 8, 26, 50]
