@@ -1,8 +1,24 @@
-"""Layers that do what torch's own do, in less time on a CPU."""
+"""Layers that do what torch's own do, in less time on a CPU, and memory that stays where it is."""
+import ctypes
 import math
+import sys
 
 import torch
 import torch.nn as nn
+
+
+def keep_freed_memory():
+    """Tell glibc's allocator to keep what is freed: the next batch will want the same blocks again.
+
+    By default it hands large blocks back to the system, which clears them page by page when
+    they are asked for anew: 10,000 page faults, a third of the time, in every batch of step 1.
+    Where the C library is another one, nothing happens.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt:  # numbers from malloc.h, sizes in bytes; 32 MB is the most that glibc takes for the second
+        M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+        mallopt(M_TRIM_THRESHOLD, 2 ** 30)
+        mallopt(M_MMAP_THRESHOLD, 2 ** 25)
 
 
 class Dropout(nn.Dropout):

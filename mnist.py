@@ -74,7 +74,9 @@ def read(path):
     remedy = "delete it and run again, which unpacks or downloads it afresh"
     if size != expected:  # before reading: a wrong file may be of any size
         raise DataError(f"{path} is damaged: {size:,} bytes instead of {expected:,}; {remedy}")
-    contents = bytearray(path.read_bytes())  # writable, as torch wants the memory it shares
+    contents = bytearray(size)  # writable, as torch wants the memory it shares
+    with open(path, "rb") as file:
+        file.readinto(contents)
     if hashlib.sha256(contents).hexdigest() != sha256:
         raise DataError(f"{path} is damaged: its SHA-256 sum is not that of MNIST; {remedy}")
     return torch.frombuffer(contents, dtype=torch.uint8, offset=header).reshape(shape)

@@ -60,7 +60,7 @@ def accuracy_axis(axes):
 def mistakes(path, title, images, labels, probabilities, most=100):
     """Draw the images that were classified wrongly, most confident first, into the PNG file `path`.
 
-    `images` (N, 28, 28) in 0..1, `labels` (N,) the true digits, `probabilities`
+    `images` (N, 28, 28) in 0..255, `labels` (N,) the true digits, `probabilities`
     (N, 10). At most `most` are drawn; the heading says how many there are.
     """
     confidence, predicted = probabilities.max(dim=1)
@@ -80,7 +80,7 @@ def mistakes(path, title, images, labels, probabilities, most=100):
         canvas[y:y + 28, x:x + 28] = images[i].numpy()
         axes.text(x + 14, y - 1, f"{labels[i]} → {predicted[i]}  {100 * confidence[i]:.0f} %",
                   ha="center", va="bottom", fontsize=9)
-    axes.imshow(canvas, cmap="gray_r", vmin=0, vmax=1)
+    axes.imshow(canvas, cmap="gray_r", vmin=0, vmax=255)
     heading = f"{title}: {len(wrong):,} of {len(labels):,} test images wrong"
     if len(wrong) > most:
         heading += f", the {most} most confident shown"

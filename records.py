@@ -110,8 +110,7 @@ class Run:
         with whole(self.path(".png")) as path:
             pictures.curves(path, self.step, self.history)
         with whole(self.path("_mistakes.png")) as path:
-            images = test_loader.images * common.STD + common.MEAN
-            pictures.mistakes(path, self.step, images.squeeze(1).cpu(), test_loader.labels.cpu(),
+            pictures.mistakes(path, self.step, test_loader.images.cpu(), test_loader.labels.cpu(),
                               common.predict(model, test_loader).exp().cpu())
         with whole(self.path(".json")) as path:
             path.write_text(json.dumps({

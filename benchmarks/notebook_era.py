@@ -19,15 +19,9 @@ from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
-
-# Learning rate, what Net is given, degrees of rotation, factor of StepLR(step_size=2).
-RECIPES = {
-    "step1_basic": (0.01, (), 0, 1),
-    "step2_dropout": (0.01, (0.1,), 0, 1),
-    "step3_gap": (0.01, (0.007,), 0, 1),
-    "step4_aug_lr": (0.1, (0.007,), 7, 0.6),
-}
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import layers  # noqa: E402  (after the path to it)
+from recipes import RECIPES  # noqa: E402
 
 
 def loaders(step, data_dir):
@@ -42,9 +36,12 @@ def loaders(step, data_dir):
 
 
 def network(step):
-    """A freshly initialised network of `step`, its optimizer and its scheduler."""
+    """A freshly initialised network of `step` with torch's own layers, its optimizer and its scheduler."""
     lr, arguments, _, gamma = RECIPES[step]
     model = importlib.import_module(step).Net(*arguments)
+    for layer in model.modules():
+        if isinstance(layer, (layers.BatchNorm2d, layers.Dropout)):
+            layer.__class__ = type(layer).__base__  # nn.BatchNorm2d, nn.Dropout
     optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9)
     return model, optimizer, torch.optim.lr_scheduler.StepLR(optimizer, step_size=2, gamma=gamma)
 

@@ -81,46 +81,53 @@ def test_loads_what_torchvision_loads(data_dir, tensors):
 def test_normalised_as_the_notebooks_did(data_dir, tensors):
     reference = datasets.MNIST(data_dir, train=True, transform=transforms.Compose(
         [transforms.ToTensor(), transforms.Normalize((0.1307,), (0.3081,))]))
-    ours = common.normalise(tensors[0])
-    assert abs(ours.mean()) < 1e-3 and abs(ours.std() - 1) < 1e-3
+    data = torch.cat([data for data, _ in common.Loader(tensors[0], tensors[1], 1000)])
+    assert abs(data.mean()) < 1e-3 and abs(data.std() - 1) < 1e-3
     for i in range(0, 60000, 6007):
-        assert torch.allclose(ours[i], reference[i][0], atol=1e-6)
+        assert torch.allclose(data[i], reference[i][0], atol=1e-6)
 
 
 def test_loader_yields_every_image_once_with_its_label(tensors):
-    images, labels = common.normalise(tensors[0][:1000]), tensors[1][:1000]
-    loader = common.Loader(images, labels, 128, shuffle=True)
-    seen = [(data, target) for data, target in loader]
-    assert len(loader) == len(seen) == 8
-    assert [len(target) for _, target in seen] == [128] * 7 + [104]
-    shuffled, targets = (torch.cat(parts) for parts in zip(*seen))
+    labels = tensors[1][:1000]
+    loader = common.Loader(tensors[0][:1000], labels, 128, shuffle=True)
+    batches = list(loader)
+    assert len(loader) == len(batches) == 8
+    assert [len(target) for _, target in batches] == [128] * 7 + [104]
+    shuffled, targets = (torch.cat(parts) for parts in zip(*batches))
     assert not torch.equal(targets, labels)
 
-    def in_one_order(images, labels):
-        return sorted(zip(images.flatten(1).tolist(), labels.tolist()))
+    def in_one_order(data, labels):
+        return sorted(zip(data.flatten(1).tolist(), labels.tolist()))
 
-    assert in_one_order(shuffled, targets) == in_one_order(images, labels)
+    in_turn = torch.cat([data for data, _ in common.Loader(tensors[0][:1000], labels, 1000)])
+    assert in_one_order(shuffled, targets) == in_one_order(in_turn, labels)
     again = torch.cat([target for _, target in loader])
     assert not torch.equal(again, targets)  # another order every epoch
 
 
 def test_rotation_is_torchvisions(tensors):
     torch.manual_seed(0)
-    images = common.normalise(tensors[0][:500])
+    images = tensors[0][:500].unsqueeze(1) / 255
     angles = torch.empty(500).uniform_(-7, 7)
     angles[:4] = torch.tensor([0.0, 90.0, -45.0, 180.0])
-    ours = common.rotate(images, angles)
-    for image, angle, rotated in zip(images, angles, ours):
-        reference = torchvision_rotate(image, angle.item(), fill=common.BLACK)
-        assert (rotated - reference).abs().max() < 1e-4
+    for image, angle, rotated in zip(images, angles, common.rotate(images, angles)):
+        assert (rotated - torchvision_rotate(image, angle.item())).abs().max() < 1e-4
 
 
-def test_random_rotation_gives_each_image_an_angle_of_its_own(monkeypatch, tensors):
+def test_rotation_fills_with_the_background(tensors):
+    ink = torch.ones(1, 1, 28, 28)
+    loader = common.Loader(torch.full((1, 28, 28), 255, dtype=torch.uint8), torch.zeros(1), 1,
+                           augment=lambda images: common.rotate(images, torch.tensor([45.0])))
+    corner = next(iter(loader))[0][0, 0, 0, 0]
+    assert corner == pytest.approx((0 - 0.1307) / 0.3081)  # black, normalised: what surrounds every digit
+    assert common.rotate(ink, torch.tensor([45.0]))[0, 0, 14, 14] == 1
+
+
+def test_random_rotation_gives_each_image_an_angle_of_its_own(monkeypatch):
     drawn = []
     monkeypatch.setattr(common, "rotate", lambda images, angles: drawn.append(angles) or images)
-    images = common.normalise(tensors[0][:2000])
-    common.RandomRotation(7)(images)
-    common.RandomRotation(7)(images)
+    for _ in range(2):
+        common.RandomRotation(7)(torch.zeros(2000, 1, 28, 28))
     angles = torch.cat(drawn)
     assert len(angles.unique()) > 3900  # of 4,000, in single precision
     assert -7 <= angles.min() < -6.9 and 6.9 < angles.max() <= 7
