@@ -32,10 +32,16 @@ else
   endif
 endif
 
-RUN = $(PYTHON) $(wildcard $@_*.py) --data-dir '$(DATA_DIR)' --out-dir '$(OUT_DIR)' \
+# Under -j each run keeps to one thread, and prints in one piece when it is done.
+ifneq ($(filter output-sync,$(.FEATURES)),)
+  MAKEFLAGS += --output-sync=target
+endif
+ONE_THREAD = $(if $(filter-out -j1,$(filter -j%,$(MAKEFLAGS))),$(if $(OMP_NUM_THREADS),,OMP_NUM_THREADS=1))
+
+RUN = $(ONE_THREAD) $(PYTHON) $(wildcard $@_*.py) --data-dir '$(DATA_DIR)' --out-dir '$(OUT_DIR)' \
       $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(SEED),--seed $(SEED)) $(if $(DEVICE),--device $(DEVICE)) $(ARGS)
 
-.PHONY: help all $(STEPS) data test clean distclean named-python
+.PHONY: help all $(STEPS) data bench test clean distclean named-python
 
 ## help        this list
 help:
@@ -59,13 +65,17 @@ $(STEPS): $(READY)
 data: $(READY)
 	$(PYTHON) mnist.py --data-dir '$(DATA_DIR)' $(ARGS)
 
+## bench       measure ours against the notebook pipeline (ten minutes; BENCH=quick: two)
+bench: $(READY)
+	$(PYTHON) benchmarks/bench.py --data-dir '$(DATA_DIR)' --out-dir '$(OUT_DIR)' $(if $(BENCH),--size $(BENCH))
+
 ## test        run the tests (ARGS go to pytest)
 test: $(READY_TO_TEST)
 	DATA_DIR='$(DATA_DIR)' $(PYTHON) -m pytest $(ARGS)
 
 ## clean       remove what the runs wrote into OUT_DIR
 clean:
-	rm -f $(foreach e,log json png pt,'$(OUT_DIR)'/step*.$(e)) '$(OUT_DIR)'/summary.md '$(OUT_DIR)'/summary.png
+	rm -f $(foreach e,log json png pt,'$(OUT_DIR)'/step*.$(e)) $(foreach f,summary.md summary.png bench.json,'$(OUT_DIR)'/$(f))
 	! test -d '$(OUT_DIR)' || rmdir '$(OUT_DIR)' 2>/dev/null || true
 
 ## distclean   remove also the environment in .venv and MNIST in DATA_DIR

@@ -57,7 +57,8 @@ class Run:
         self.tee = contextlib.redirect_stdout(_Tee(sys.stdout, self.lines))
         self.tee.__enter__()
         print(f"$ python {shlex.join(sys.argv)}")
-        print(f"seed {self.args.seed}, device {self.args.device}, {torch.get_num_threads()} CPU threads, "
+        threads = torch.get_num_threads()
+        print(f"seed {self.args.seed}, device {self.args.device}, {threads} CPU thread{'s' * (threads > 1)}, "
               f"Python {self.versions['python']}, torch {self.versions['torch']}, "
               f"torchvision {self.versions['torchvision']}, {self.started}\n")
         return self

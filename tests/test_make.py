@@ -21,7 +21,7 @@ def tree(tmp_path):
 def test_make_alone_lists_every_target_with_a_line(tree):
     process = run("make", cwd=tree)
     assert process.returncode == 0
-    for target in ("all", "step1", "step2", "step3", "step4", "data", "test", "clean", "distclean", "help"):
+    for target in ("all", "step1", "step2", "step3", "step4", "data", "bench", "test", "clean", "distclean", "help"):
         assert re.search(rf"^ +{target} +\w.+", process.stdout, re.MULTILINE), target
     assert not (tree / ".venv").exists()
 
@@ -41,6 +41,17 @@ def test_all_runs_the_steps_in_order_and_reports(tree, data_dir):
     (results / "own_notes.txt").write_text("not ours to remove")
     assert run("make", "clean", cwd=tree).returncode == 0
     assert [path.name for path in results.iterdir()] == ["own_notes.txt"]
+
+
+def test_all_in_parallel_mixes_nothing(tree, data_dir):
+    process = run("make", "-j2", "all", *DRY, f"DATA_DIR={data_dir}", cwd=tree)
+    assert process.returncode == 0, process.stderr
+    for step in STEPS:
+        log = (tree / "results" / f"{step}.log").read_text()
+        assert log in process.stdout  # in one piece
+        assert " 1 CPU thread," in log and log.count("EPOCH: ") == 2
+    summary = (tree / "results" / "summary.md").read_text()
+    assert [row.split()[1] for row in summary.splitlines()[2:]] == STEPS
 
 
 def test_variables_pass_through(tree, data_dir):

@@ -1,0 +1,66 @@
+"""The benchmark compares like with like, and counts right."""
+import importlib
+import json
+
+import pytest
+import torch
+
+import bench
+import layers
+import notebook_era
+from conftest import STEPS
+from recipes import RECIPES
+from test_training import train
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_the_yardstick_is_the_same_network_with_torchs_own_layers(step):
+    torch.manual_seed(1)
+    reference, optimizer, _ = notebook_era.network(step)
+    torch.manual_seed(1)
+    ours = importlib.import_module(step).Net(*RECIPES[step][1]).to(memory_format=torch.channels_last)
+    kinds = {type(layer) for layer in reference.modules()}
+    assert not kinds & {layers.BatchNorm2d, layers.Dropout}
+    assert torch.nn.BatchNorm2d in kinds and (step == "step1_basic" or torch.nn.Dropout in kinds)
+
+    # The same weights; so without dropout the same output and gradient in training, too.
+    for model in (ours, reference):
+        for layer in model.modules():
+            if isinstance(layer, torch.nn.Dropout):
+                layer.p = 0.0
+    data = torch.randn(64, 1, 28, 28)
+    outputs = [model.train()(data) for model in (ours, reference)]
+    assert torch.allclose(*outputs, atol=1e-4)
+    for output in outputs:
+        output[:, 3].sum().backward()
+    for a, b in zip(ours.parameters(), reference.parameters()):
+        assert torch.allclose(a.grad, b.grad, rtol=1e-3, atol=1e-3 * b.grad.abs().max() + 1e-6)
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_recipes_are_those_of_the_steps(step, first_6000, monkeypatch, tmp_path):
+    train(monkeypatch, tmp_path, step, "--dry-run", "--epochs", 1)
+    arguments = json.loads((tmp_path / f"{step}.json").read_text())["arguments"]
+    lr, given, rotation, gamma = RECIPES[step]
+    assert (arguments["lr"], arguments.get("rotation", 0), arguments.get("gamma", 1)) == (lr, rotation, gamma)
+    assert given == ((arguments["dropout"],) if "dropout" in arguments else ())
+
+
+def figures(epoch):
+    return {"epoch": epoch, "test": epoch / 10, "memory": 700 + epoch, "start": 2.0}
+
+
+def test_table_holds_medians_and_the_spread_of_the_rounds():
+    rounds = [[figures(10), figures(20)], [figures(12), figures(40)], [figures(11), figures(22)]]
+    assert bench.ratio(rounds, "epoch") == (11 / 22, 12 / 40, 0.5)
+    rows = bench.table({"a": rounds, "b": rounds}).splitlines()
+    assert "| training epoch (s) | a | 11.00 | 22.00 | 0.50 | 0.30 to 0.50 |" in rows
+    assert "| training epoch (s) | all four | 22.00 | 44.00 | 0.50 | 0.30 to 0.50 |" in rows
+    assert "| peak memory (MB) | b | 711.00 | 722.00 | 0.98 | 0.96 to 0.99 |" in rows
+
+
+@pytest.mark.parametrize("pipeline", ["ours", "notebook"])
+def test_a_measurement_trains_and_tests(pipeline, data_dir):
+    measured = bench.in_process_of_its_own(pipeline, "step4_aug_lr", 2, str(data_dir))
+    assert measured.keys() == bench.FIGURES.keys()
+    assert all(value > 0 for value in measured.values()) and measured["memory"] > 100
