@@ -157,12 +157,13 @@ class RandomRotation:
         self.degrees = degrees
 
     def __call__(self, images):
-        return rotate(images, torch.empty(len(images)).uniform_(-self.degrees, self.degrees))
+        return rotate(images, torch.empty(len(images), device=images.device).uniform_(
+            -self.degrees, self.degrees))
 
 
 def rotate(images, angles):
     """Rotate images (N, 1, H, W) about their centres, counter-clockwise, by `angles` (N,) in degrees."""
-    radians = torch.deg2rad(angles).to(images.device)
+    radians = torch.deg2rad(angles)
     sin, cos, zero = radians.sin(), radians.cos(), torch.zeros_like(radians)
     # Each output pixel asks where it came from: the inverse of the rotation, with y pointing down.
     inverse = torch.stack([cos, -sin, zero, sin, cos, zero], dim=1).view(-1, 2, 3)
@@ -180,28 +181,43 @@ def train(model, loader, optimizer):
     accuracy in percent, both as the notebooks took them: during the epoch, on the
     images as augmented and dropped out, by weights that are still moving.
 
-    Raises FloatingPointError, before the weights are touched, if a loss is NaN or infinite.
+    Raises FloatingPointError if a loss is NaN or infinite: on a CPU before that batch
+    touches the weights, on a GPU at the end of the epoch.
     """
     model.train()
-    total_loss, correct, seen = 0.0, 0, 0
+    device = loader.images.device
+    losses = torch.zeros(len(loader), device=device)
+    total_loss, correct, seen = torch.zeros((), device=device), torch.zeros((), device=device), 0
+
+    def progress():
+        return f"Loss={losses[batch_id]:.4f} Batch_id={batch_id} Accuracy={100 * correct.item() / seen:.2f}"
+
     # On a terminal only, and gone when the epoch is over: the line below stays instead.
     bar = tqdm(loader, leave=False, disable=None if sys.stdout.isatty() else True)
     for batch_id, (data, target) in enumerate(bar):
         optimizer.zero_grad()
         log_probabilities = model(data)
         loss = F.nll_loss(log_probabilities, target)
-        if not math.isfinite(loss.item()):
-            raise FloatingPointError(f"batch {batch_id}: the training loss became {loss.item()}")
+        losses[batch_id] = loss.detach()
+        total_loss += losses[batch_id] * len(target)
+        correct += (log_probabilities.detach().argmax(dim=1) == target).sum()
+        seen += len(target)
+        if device.type == "cpu":  # to read a number from a GPU is to wait for it: there, once an epoch
+            check_finite(losses[batch_id], f"batch {batch_id}: the training loss")
+            bar.set_description(progress(), refresh=False)
         loss.backward()
         optimizer.step()
 
-        total_loss += loss.item() * len(target)
-        correct += (log_probabilities.argmax(dim=1) == target).sum().item()
-        seen += len(target)
-        line = f"Loss={loss.item():.4f} Batch_id={batch_id} Accuracy={100 * correct / seen:.2f}"
-        bar.set_description(line, refresh=False)
-    print(line)
-    return total_loss / seen, 100 * correct / seen
+    for i, loss in enumerate(losses.tolist()):
+        check_finite(loss, f"batch {i}: the training loss")
+    print(progress())
+    return total_loss.item() / seen, 100 * correct.item() / seen
+
+
+def check_finite(loss, what):
+    """Raise FloatingPointError, naming `what` it is, if `loss` is NaN or infinite."""
+    if not math.isfinite(loss):
+        raise FloatingPointError(f"{what} became {float(loss)}")
 
 
 def test(model, loader):
@@ -211,8 +227,7 @@ def test(model, loader):
     """
     log_probabilities, labels = predict(model, loader), loader.labels
     loss = F.nll_loss(log_probabilities, labels).item()
-    if not math.isfinite(loss):
-        raise FloatingPointError(f"after the last batch: the test loss became {loss}")
+    check_finite(loss, "after the last batch: the test loss")
     correct = (log_probabilities.argmax(dim=1) == labels).sum().item()
     accuracy = 100 * correct / len(labels)
     print(f"Test set: Average loss: {loss:.4f}, Accuracy: {correct}/{len(labels)} ({accuracy:.2f}%)\n")

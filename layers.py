@@ -28,7 +28,8 @@ class Dropout(nn.Dropout):
     drop: how many, k ~ Poisson(-n ln(1 - p)), then k of the n places with replacement.
     A place is hit by none of them with probability exp(ln(1 - p)) = 1 - p, and
     independently of all others (the splitting property of the Poisson distribution),
-    which is dropout with exactly p. What survives is scaled by 1 / (1 - p).
+    which is dropout with exactly p (but for torch.randint, which favours some places over
+    others by at most n in 2^32). What survives is scaled by 1 / (1 - p).
 
     Where it brings nothing (other devices than the CPU, p above 1/2), torch's own runs.
     """

@@ -2,6 +2,7 @@
 import importlib
 import json
 import sys
+import warnings
 
 import pytest
 import torch
@@ -117,3 +118,33 @@ def test_train_reports_the_epoch_and_test_leaves_the_model_alone(tensors, capsys
     correct = (output.argmax(dim=1) == loader.labels).sum().item()
     assert (f"Test set: Average loss: {loss:.4f}, Accuracy: {correct}/500 ({accuracy:.2f}%)\n"
             in capsys.readouterr().out)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_is_not_waited_for_inside_an_epoch(tensors):
+    model = importlib.import_module("step4_aug_lr").Net(0.007).to("cuda", memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+
+    def waits(batches):
+        loader = common.Loader(tensors[0][:128 * batches].cuda(), tensors[1][:128 * batches].cuda(), 128,
+                               shuffle=True, augment=common.RandomRotation(7))
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                common.train(model, loader, optimizer)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        return len(caught)
+
+    waits(5)  # the first batches initialise the libraries
+    assert waits(5) == waits(20)  # at the ends of an epoch only, however long it is
+
+
+def test_one_small_batch_counts_by_its_size(tensors):
+    torch.manual_seed(0)
+    model = importlib.import_module("step1_basic").Net()
+    loader = common.Loader(tensors[0][:130], tensors[1][:130], 128)
+    loss, accuracy = common.train(model, loader, torch.optim.SGD(model.parameters(), lr=0.0))
+    means = [torch.nn.functional.nll_loss(model.train()(data), target).item() for data, target in loader]
+    assert loss == pytest.approx((128 * means[0] + 2 * means[1]) / 130, rel=1e-5)
