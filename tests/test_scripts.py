@@ -5,6 +5,7 @@ import json
 import os
 import pty
 import re
+import signal
 import struct
 import subprocess
 import sys
@@ -195,3 +196,18 @@ def test_earlier_results_survive_a_run_that_never_trains(data_dir, tmp_path):
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert run_step("step1_basic", *arguments, "/dev/null").returncode == 1
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_ctrl_c_is_one_line(data_dir, tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, ROOT / "step1_basic.py", "--data-dir", data_dir, "--out-dir", tmp_path],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
+    for line in process.stdout:
+        if line == "EPOCH: 0\n":
+            process.send_signal(signal.SIGINT)
+            break
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert stderr == "step1_basic.py: error: interrupted in epoch 0\n"
+    assert list(tmp_path.iterdir()) == []
