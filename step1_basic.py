@@ -1,17 +1,23 @@
 """Step 1: the basic setup, a plain convolutional network.
 
 Target
-    Get the whole thing running: data loader, network, training loop, test loop.
-    Normalise the images, and the activations by batch norm after each
-    convolution but the last. Size is not yet a concern.
+    Get the whole thing running: data, network, training loop, test loop, with the
+    images normalised and a batch norm after every convolution but the last. How
+    large the network is does not matter yet.
 
-Result (15 epochs, in percent)
-                         parameters   best train   best test   last train   last test
-    S5                       10,970        99.75       99.29            -           -
-    ours, seed 1             10,970        00.00       00.00        00.00       00.00
+Result (15 epochs; accuracies in percent, epochs counted from 0)
+                    parameters   best train   best test   last train   last test
+    S5                  10,970        99.75       99.29            -           -
+    ours, seed 1        10,970   99.75 (14)  99.18 (14)        99.75       99.18
 
 Analysis
-    TODO
+    0.57 points lie between training and test accuracy at the last epoch, and next
+    to nothing is left to learn from the training images: the network overfits, if
+    mildly. S5 concludes that training longer would not bring 99.4 %.
+    Nearly half of the parameters, 4,900, sit in the last convolution, whose 7x7
+    kernel looks at the whole map at once. That is where to save.
+    S5 reads its jagged test curve as a learning rate that is a bit high. Ours is
+    jagged too, up to epoch 6; one run does not tell whether the rate is why.
 """
 import torch
 import torch.nn as nn

@@ -1,6 +1,24 @@
 """Step 2: fewer channels, and dropout against overfitting.
 
-TODO
+Target
+    Close the gap between training and test accuracy, with a network of less than
+    10,000 parameters. So: at most 16 channels, and dropout with p = 0.1 before
+    the ReLU from the third convolution on.
+
+Result (15 epochs; accuracies in percent, epochs counted from 0)
+                    parameters   best train   best test   last train   last test
+    S5                   6,864        99.02       99.28            -           -
+    ours, seed 1         6,864   99.03 (14)  99.21 (13)        99.03       99.00
+
+Analysis
+    The gap is all but closed: training accuracy ends 0.03 points above test
+    accuracy. Test accuracy has not gained: it ends 0.18 points below step 1's, a
+    difference that chance alone can make (the standard error of each is 0.1).
+    Training accuracy is taken with dropout at work, so part of the narrowing may be
+    the measure and not the network.
+    S5's heading for this step speaks of global average pooling, its table has
+    none: the last convolution still reads the whole 5x5 map, with 2,500 of the
+    6,864 parameters. Step 3 replaces it.
 """
 import torch
 import torch.nn as nn

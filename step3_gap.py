@@ -1,6 +1,22 @@
 """Step 3: global average pooling instead of the big last kernel, and more capacity before it.
 
-TODO
+Target
+    Spend the parameters where they help. Averaging each channel over the last 5x5
+    map needs none; what the big kernel cost goes into more and wider layers before
+    it. And hardly any dropout, p = 0.007: with 0.1, S5 reports, training accuracy
+    did not get beyond 99.01.
+
+Result (15 epochs; accuracies in percent, epochs counted from 0)
+                    parameters   best train   best test   last train   last test
+    S5                   8,008        99.40       99.37            -           -
+    ours, seed 1         8,008   99.42 (14)  99.24 (10)        99.42       99.09
+
+Analysis
+    With a receptive field of 28 pixels after the average, every score sees the whole
+    image, at 160 parameters instead of 2,500. Training accuracy is 0.39 points up
+    on step 2 and 0.33 above test accuracy, which S5 found level.
+    Dropout and capacity changed together, so this run does not say which of them
+    did it.
 """
 import torch
 import torch.nn as nn
