@@ -15,7 +15,7 @@ import mnist
 from layers import keep_freed_memory
 
 MEAN, STD = 0.1307, 0.3081  # of all training pixels, scaled to 0..1
-TEST_BATCH = 250  # images; larger batches are no faster, and take more memory than training does
+TEST_BATCH = 125  # images; larger batches are no faster, and would need more memory than training does
 
 
 # ---------------------------------------------------------------- command line

@@ -46,14 +46,14 @@ def test_log_is_what_was_printed_and_parses(dry_run):
     epochs = re.findall(
         r"^EPOCH: (\d+)\nLearning rate: (\S+)\n"
         r"Loss=(\d+\.\d{4}) Batch_id=0 Accuracy=(\d+\.\d\d)\n"
-        r"Test set: Average loss: (\d+\.\d{4}), Accuracy: (\d+)/250 \((\d+\.\d\d)%\)$", log, re.MULTILINE)
+        r"Test set: Average loss: (\d+\.\d{4}), Accuracy: (\d+)/125 \((\d+\.\d\d)%\)$", log, re.MULTILINE)
     history = json.loads((folder / f"{step}.json").read_text())["history"]
     assert [int(e[0]) for e in epochs] == [0, 1, 2]
     for printed, stored in zip(epochs, history, strict=True):
         assert float(printed[1]) == pytest.approx(stored["lr"], rel=1e-5)
         assert float(printed[3]) == pytest.approx(stored["train_accuracy"], abs=0.0051)
         assert float(printed[4]) == pytest.approx(stored["test_loss"], abs=5e-5)
-        assert int(printed[5]) == round(2.5 * stored["test_accuracy"])
+        assert int(printed[5]) == round(1.25 * stored["test_accuracy"])
 
     for split in ("train", "test"):
         accuracies = [e[f"{split}_accuracy"] for e in history]
@@ -90,9 +90,9 @@ def test_weights_are_those_of_the_run(dry_run, tensors):
     step, _, folder = dry_run
     model = importlib.import_module(step).Net(*([] if step == "step1_basic" else [0.1]))
     model.load_state_dict(torch.load(folder / f"{step}.pt", weights_only=True))
-    _, accuracy = common.test(model, common.Loader(tensors[2][:250], tensors[3][:250], 250))
+    _, accuracy = common.test(model, common.Loader(tensors[2][:125], tensors[3][:125], 125))
     last = json.loads((folder / f"{step}.json").read_text())["history"][-1]
-    assert accuracy == pytest.approx(last["test_accuracy"], abs=0.41)  # one image, for another thread count
+    assert accuracy == pytest.approx(last["test_accuracy"], abs=0.81)  # one image, for another thread count
 
 
 def test_bar_on_a_terminal_only(data_dir, tmp_path):
