@@ -65,7 +65,7 @@ $(STEPS): $(READY)
 data: $(READY)
 	$(PYTHON) mnist.py --data-dir '$(DATA_DIR)' $(ARGS)
 
-## bench       measure ours against the notebook pipeline (ten minutes; BENCH=quick: two)
+## bench       measure ours against the notebook pipeline (seven minutes; BENCH=quick: two)
 bench: $(READY)
 	$(PYTHON) benchmarks/bench.py --data-dir '$(DATA_DIR)' --out-dir '$(OUT_DIR)' $(if $(BENCH),--size $(BENCH))
 

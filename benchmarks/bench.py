@@ -115,7 +115,7 @@ def table(measurements):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--size", choices=SIZES, default="full", help="full takes about ten minutes, quick two")
+    parser.add_argument("--size", choices=SIZES, default="full", help="full takes about seven minutes, quick two")
     parser.add_argument("--data-dir", default="data")
     parser.add_argument("--out-dir", default="results")
     args = parser.parse_args()
