@@ -22,7 +22,7 @@ def keep_freed_memory():
 
 
 class Dropout(nn.Dropout):
-    """nn.Dropout that costs what it drops: the same distribution, a third of the time at p = 0.1.
+    """nn.Dropout that costs what it drops: the same distribution, a quarter of the time at p = 0.1.
 
     nn.Dropout draws a number for every activation. This one draws only the places to
     drop: how many, k ~ Poisson(-n ln(1 - p)), then k of the n places with replacement.
