@@ -27,9 +27,7 @@ def curves(path, title, history):
         axes.plot(epochs, [e[f"train_{what}"] for e in history], color=LIGHT, linestyle="--",
                   marker="s", markerfacecolor="white", label=f"training {what}")
         axes.plot(epochs, [e[f"test_{what}"] for e in history], color=DARK, marker="o", label=f"test {what}")
-        axes.set_xlabel("epoch")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.grid(color="0.9")
+        epoch_axis(axes)
     left.set_ylabel("negative log-likelihood (nats per image)")
     left.set_yscale("log")
     left.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
@@ -39,6 +37,13 @@ def curves(path, title, history):
     for axes in (left, right):
         axes.legend()
     figure.savefig(path, format="png", dpi=110)
+
+
+def epoch_axis(axes):
+    """Make the horizontal axis one of epochs, whole numbers only, over a light grid."""
+    axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(color="0.9")
 
 
 def accuracy_axis(axes):

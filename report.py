@@ -11,9 +11,8 @@ import sys
 from pathlib import Path
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
-from pictures import accuracy_axis
+from pictures import accuracy_axis, epoch_axis
 from records import best, whole
 
 # From light to dark along the ladder, each with a mark of its own: told apart in grey too.
@@ -76,9 +75,7 @@ def picture(path, runs):
                   color=color, marker=marker, linestyle=linestyle,
                   label=f"{run['step']}, {run['parameters']:,} parameters")
     axes.set_title("Test accuracy of each step")
-    axes.set_xlabel("epoch")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.grid(color="0.9")
+    epoch_axis(axes)
     accuracy_axis(axes)
     axes.legend()
     figure.savefig(path, format="png", dpi=110)

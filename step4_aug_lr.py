@@ -35,7 +35,6 @@ import common
 import records
 from layers import BatchNorm2d, Dropout
 
-
 S5 = {"best_train_accuracy": 99.32, "best_test_accuracy": 99.46}
 
 
