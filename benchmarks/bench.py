@@ -36,10 +36,8 @@ SIZES = {"full": (160, 5), "quick": (30, 2)}  # batches timed, rounds
 def measure(pipeline, step, batches, data_dir, started):
     """Run a slice of `step` in this process and return the figures; `started` is time.time() before its start."""
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        if pipeline == "notebook":
-            model, optimizer, train, test, batch_slice, test_loader = notebook(step, data_dir)
-        else:
-            model, optimizer, train, test, batch_slice, test_loader = ours(step, data_dir)
+        prepare = {"ours": ours, "notebook": notebook}[pipeline]
+        model, optimizer, train, test, batch_slice, test_loader = prepare(step, data_dir)
         train(model, batch_slice(1), optimizer)
         start = time.time() - started
         train(model, batch_slice(WARM_UP), optimizer)
@@ -114,16 +112,20 @@ def table(measurements):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--size", choices=SIZES, default="full", help="full takes about seven minutes, quick two")
-    parser.add_argument("--data-dir", default="data")
-    parser.add_argument("--out-dir", default="results")
-    args = parser.parse_args()
-
-    import torch  # here, or every process measured would import it before its clock
+    import torch  # all three here, or every process measured would import them before its clock
 
     import mnist
-    mnist.load(args.data_dir)  # downloaded if need be, and in the file cache for both
+    from records import whole
+
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--size", choices=SIZES, default="full", help="full takes about seven minutes, quick two")
+    parser.add_argument("--out-dir", default="results")
+    mnist.add_arguments(parser)
+    args = parser.parse_args()
+    try:  # downloaded if need be, and in the file cache for both
+        mnist.load(args.data_dir, args.mirror)
+    except (mnist.DataError, OSError) as error:
+        sys.exit(f"bench.py: error: {error}")
     batches, rounds = SIZES[args.size]
     measurements = {step: [] for step in RECIPES}
     for turn, step in itertools.product(range(rounds), measurements):
@@ -138,7 +140,9 @@ def main():
           f"torch {machine['torch']}\n\n{table(measurements)}")
     path = Path(args.out_dir) / "bench.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"machine": machine, "batches": batches, "measurements": measurements}, indent=1) + "\n")
+    with whole(path) as scratch:
+        scratch.write_text(json.dumps({"machine": machine, "batches": batches,
+                                       "measurements": measurements}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
