@@ -75,8 +75,9 @@ test: $(READY_TO_TEST)
 
 ## clean       remove what the runs wrote into OUT_DIR
 clean:
-	rm -f $(foreach e,log json png pt,'$(OUT_DIR)'/step*.$(e)) $(foreach f,summary.md summary.png bench.json,'$(OUT_DIR)'/$(f))
-	! test -d '$(OUT_DIR)' || rmdir '$(OUT_DIR)' 2>/dev/null || true
+	rm -f $(foreach e,log json png pt ckpt,'$(OUT_DIR)'/step*.$(e)) '$(OUT_DIR)'/step*.lock '$(OUT_DIR)'/.*.incomplete
+	rm -f $(foreach f,summary.md summary.png bench/bench.json,'$(OUT_DIR)'/$(f))
+	! test -d '$(OUT_DIR)' || rmdir '$(OUT_DIR)/bench' '$(OUT_DIR)' 2>/dev/null || true
 
 ## distclean   remove also the environment in .venv and MNIST in DATA_DIR
 distclean: clean

@@ -5,6 +5,7 @@ optimizer, schedule, augmentation) stands in the step's own file.
 """
 import argparse
 import math
+import os
 import sys
 
 import torch
@@ -44,8 +45,10 @@ def command_line(docstring):
     parser.add_argument("--device", type=device, default="auto", metavar="{auto,cpu,cuda,mps}",
                         help="where to train; auto takes a GPU if there is one")
     parser.add_argument("--out-dir", default="results", metavar="DIR",
-                        help="folder for log, JSON, pictures and weights; an earlier run of the "
-                             "same step in it is replaced")
+                        help="folder for log, JSON, pictures, weights and checkpoint; an earlier run "
+                             "of the same step in it is replaced")
+    parser.add_argument("--resume", action="store_true",
+                        help="go on from the checkpoint in --out-dir if there is one; --epochs may be raised")
     parser.add_argument("--dry-run", action="store_true",
                         help="a single batch per loop, to see that all works")
     mnist.add_arguments(parser)
@@ -128,6 +131,14 @@ class Loader:
             if self.augment:
                 data = self.augment(data)
             yield (data - MEAN) / STD, self.labels[chosen]
+
+
+def make_repeatable(args):
+    """Seed everything random with `args.seed`, and make a GPU add up in the same order every time."""
+    torch.manual_seed(args.seed)
+    if args.device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # which torch asks for
+        torch.use_deterministic_algorithms(True, warn_only=True)  # a warning says what cannot be repeated
 
 
 def loaders(args, augment=None):

@@ -1,4 +1,4 @@
-"""MNIST on disk: download, verify, load as tensors.
+"""MNIST on disk: download, verify, repair, load as tensors.
 
 The four files lie unpacked under `<data-dir>/MNIST/raw/`, where torchvision
 puts them too. Each is compared with its canonical SHA-256 sum before a byte of
@@ -12,6 +12,7 @@ import hashlib
 import http.client
 import io
 import os
+import shutil
 import socket
 import sys
 import tempfile
@@ -19,6 +20,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+
+from files import locked
 
 # What is in each file: shape of the array behind the idx header, SHA-256 of the
 # unpacked file, MD5 of the .gz. https://yann.lecun.com/exdb/mnist/ describes the format.
@@ -43,42 +46,65 @@ class DataError(Exception):
 
 
 def load(data_dir, mirror=None):
-    """Read MNIST from `data_dir`, downloading first what is not there.
+    """Read MNIST from `data_dir`, fetching first what is not there or is damaged.
 
     Returns `(train_images, train_labels, test_images, test_labels)`: uint8 images
     of shape (N, 28, 28) with 0 for background and 255 for full ink, int64 labels
     of shape (N,), with N = 60,000 and 10,000. `mirror` is the URL of a folder
     that holds the four .gz files; it is asked before the public ones.
 
-    Raises DataError if a file is damaged or no mirror has it, OSError if
-    `data_dir` cannot be written.
+    Raises DataError if a file is not there or damaged and no mirror has it, OSError if
+    `data_dir` cannot be read, or written when it must be.
     """
     raw = Path(data_dir) / "MNIST" / "raw"
-    for name in FILES:
-        if not (raw / name).exists():
-            fetch(name, raw, mirror)
-    arrays = [read(raw / name) for name in FILES]
+    arrays = [read_or_fetch(raw / name, mirror) for name in FILES]
     for i in (1, 3):  # labels index the log-probabilities, for which torch wants int64
         arrays[i] = arrays[i].long()
     return tuple(arrays)
 
 
+def read_or_fetch(path, mirror=None):
+    """What `read` returns, after replacing the file if it is damaged, with a line on stdout, or missing.
+
+    Raises DataError if no true one can be had, OSError if the folder cannot be written.
+    """
+    with contextlib.suppress(FileNotFoundError, DataError):
+        return read(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    damage = ""
+    with locked(path.parent / ".lock", wait=True):
+        try:
+            return read(path)  # another process may have fetched it while we waited
+        except FileNotFoundError:
+            pass
+        except DataError as error:
+            print(f"{error}; fetching it afresh", flush=True)
+            damage = f"{error}; "
+        for killed in path.parent.glob(".incomplete-*"):
+            shutil.rmtree(killed, ignore_errors=True)
+        try:
+            fetch(path.name, path.parent, mirror)
+        except DataError as error:
+            raise DataError(f"{damage}{error}") from None
+        return read(path)
+
+
 def read(path):
     """The verified contents of one unpacked file as a uint8 tensor of its true shape.
 
-    Raises DataError if its length or its SHA-256 sum is not the canonical one.
+    Raises DataError if its length or its SHA-256 sum is not the canonical one,
+    OSError if it cannot be read.
     """
     shape, sha256, _ = FILES[path.name]
     header = 4 + 4 * len(shape)  # magic number, then one 32-bit size per dimension
     expected, size = header + int(np.prod(shape)), path.stat().st_size
-    remedy = "delete it and run again, which unpacks or downloads it afresh"
     if size != expected:  # before reading: a wrong file may be of any size
-        raise DataError(f"{path} is damaged: {size:,} bytes instead of {expected:,}; {remedy}")
+        raise DataError(f"{path} is damaged: {size:,} bytes instead of {expected:,}")
     contents = bytearray(size)  # writable, as torch wants the memory it shares
     with open(path, "rb") as file:
         file.readinto(contents)
     if hashlib.sha256(contents).hexdigest() != sha256:
-        raise DataError(f"{path} is damaged: its SHA-256 sum is not that of MNIST; {remedy}")
+        raise DataError(f"{path} is damaged: its SHA-256 sum is not that of MNIST")
     return torch.frombuffer(contents, dtype=torch.uint8, offset=header).reshape(shape)
 
 
@@ -92,7 +118,6 @@ def fetch(name, raw, mirror=None):
     from torchvision.datasets.utils import check_integrity, download_url, extract_archive
 
     md5, archive = FILES[name][2], raw / f"{name}.gz"
-    raw.mkdir(parents=True, exist_ok=True)
     socket.setdefaulttimeout(20)  # torchvision sets none: a silent mirror would hang us for ever
     # In a folder of its own, moved into place when complete: no half a file under a true name.
     with tempfile.TemporaryDirectory(dir=raw, prefix=".incomplete-") as workshop:
@@ -139,6 +164,9 @@ def main():
         train_images, _, test_images, _ = load(args.data_dir, args.mirror)
     except (DataError, OSError) as error:
         sys.exit(f"mnist.py: error: {error}")
+    except KeyboardInterrupt:
+        print("mnist.py: error: interrupted; run it again, it goes on with the file it was at", file=sys.stderr)
+        sys.exit(130)
     print(f"MNIST in {args.data_dir} is complete and verified: "
           f"{len(train_images):,} training images, {len(test_images):,} test images")
 

@@ -1,4 +1,4 @@
-"""What one run leaves behind: log, JSON, curves, mistakes, checkpoint.
+"""What one run leaves behind: log, JSON, curves, mistakes, weights, and a checkpoint to go on from.
 
 Every file is written beside its final name and moved there when complete, so
 under its own name it is whole or not there at all.
@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import shlex
+import signal
 import sys
 import tempfile
 import time
@@ -18,29 +19,40 @@ from pathlib import Path
 
 import torch
 
+import checkpoint
 import common
 import mnist
+from files import locked, whole
+
+ENDINGS = (".log", ".png", "_mistakes.png", ".json", ".pt")  # a finished run's files
+ELSEWHERE = {"data_dir", "mirror", "out_dir", "resume", "epochs"}  # arguments that a resumed run may have changed
+
+
+class Terminated(BaseException):
+    """SIGTERM has come."""
 
 
 class Run:
     """One training run: copies what is printed into the log, collects the history, writes the files.
 
-    `script` is the step's `__file__`, `args` its parsed command line, `published`
-    the figures of the S5 document to store beside ours: a dict with
+    `script` is the step's `__file__`, `net` its network's class, `args` its parsed command
+    line, `published` the figures of the S5 document to store beside ours: a dict with
     `best_train_accuracy` and `best_test_accuracy` in percent.
 
-    A context manager: inside `with`, print() also goes to the log, and what a
-    user can cause (bad data, a diverging loss, a full disk, Ctrl-C) ends the
-    program with one line on stderr and a non-zero exit status.
+    A context manager: inside `with`, print() also goes to the log, the files belong to
+    this process alone, and what a user can cause (bad data, a diverging loss, a full
+    disk, Ctrl-C) ends the program with one line on stderr and a non-zero exit status.
     """
 
-    def __init__(self, script, args, published):
+    def __init__(self, script, net, args, published):
         self.script, self.step = Path(script).name, Path(script).stem
         self.args, self.published = args, published
+        self.recipe = checkpoint.recipe(script, net)
         self.history, self.lines = [], []
         self.versions = {"python": platform.python_version(),
-                         "torch": torch.__version__,
+                         "torch": str(torch.__version__),
                          "torchvision": importlib.metadata.version("torchvision")}
+        self.threads = torch.get_num_threads()
         self.started = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
 
     def path(self, ending):
@@ -49,28 +61,47 @@ class Run:
 
     def __enter__(self):
         self.start = self.lap = time.perf_counter()
-        try:  # now, rather than after a quarter of an hour of training
-            Path(self.args.out_dir).mkdir(parents=True, exist_ok=True)
-            tempfile.TemporaryFile(dir=self.args.out_dir).close()
-        except OSError as error:
-            sys.exit(f"{self.script}: error: cannot write into --out-dir: {error}")
-        self.tee = contextlib.redirect_stdout(_Tee(sys.stdout, self.lines))
-        self.tee.__enter__()
-        print(f"$ python {shlex.join(sys.argv)}")
-        threads = torch.get_num_threads()
-        print(f"seed {self.args.seed}, device {self.args.device}, {threads} CPU thread{'s' * (threads > 1)}, "
-              f"Python {self.versions['python']}, torch {self.versions['torch']}, "
-              f"torchvision {self.versions['torchvision']}, {self.started}\n")
+        with contextlib.ExitStack() as exits:
+            exits.callback(signal.signal, signal.SIGTERM, signal.signal(signal.SIGTERM, _terminate))
+            try:  # now, rather than after a quarter of an hour of training
+                Path(self.args.out_dir).mkdir(parents=True, exist_ok=True)
+                exits.enter_context(locked(self.path(".lock")))
+                tempfile.TemporaryFile(dir=self.args.out_dir).close()
+            except BlockingIOError:
+                sys.exit(f"{self.script}: error: another process is writing {self.path('')}.*; "
+                         "wait for it, or name another --out-dir")
+            except OSError as error:
+                sys.exit(f"{self.script}: error: cannot write into --out-dir: {error}")
+            for killed in Path(self.args.out_dir).glob(f".{self.step}[._]*.incomplete"):
+                killed.unlink()
+            self.saved = self.find_checkpoint() if self.args.resume else None
+            exits.enter_context(contextlib.redirect_stdout(_Tee(sys.stdout, self.lines)))
+            print(f"$ python {shlex.join(sys.argv)}")
+            print(f"seed {self.args.seed}, device {self.args.device}, "
+                  f"{self.threads} CPU thread{'s' * (self.threads > 1)}, Python {self.versions['python']}, "
+                  f"torch {self.versions['torch']}, torchvision {self.versions['torchvision']}, {self.started}\n")
+            self.exits = exits.pop_all()
         return self
 
     def __exit__(self, kind, error, traceback):
-        self.tee.__exit__(kind, error, traceback)
-        status = 1
+        if isinstance(error, (KeyboardInterrupt, Terminated)):  # a second one must not cut off the first
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, signal.SIG_IGN)
+        with self.exits:
+            self.explain(error)
+
+    def explain(self, error):
+        """End the program in one line if `error` is something that a user can cause; else leave it alone."""
+        done, status = len(self.history), 1
         if isinstance(error, FloatingPointError):
-            message = f"epoch {len(self.history)}, {error}; a smaller --lr may help"
-        elif isinstance(error, KeyboardInterrupt):
-            message, status = f"interrupted in epoch {len(self.history)}", 130
-        elif isinstance(error, (mnist.DataError, OSError)):
+            message = f"epoch {done}, {error}; a smaller --lr may help"
+        elif isinstance(error, (KeyboardInterrupt, Terminated)):
+            status = 130 if isinstance(error, KeyboardInterrupt) else 143
+            message = f"interrupted in epoch {done} of {self.args.epochs}" if done < self.args.epochs else \
+                "interrupted while writing the results"
+            message += "; the same command with --resume goes on from there" if done else \
+                "; no epoch is complete, so there is nothing to resume"
+        elif isinstance(error, (checkpoint.Damaged, mnist.DataError, OSError)):
             message = str(error)
         else:  # no error, or one of the programmer's, who wants the traceback
             return
@@ -81,7 +112,72 @@ class Run:
                 self.write_log()
                 message += f"; the log so far is in {self.path('.log')}"
         print(f"{self.script}: error: {message}", file=sys.stderr)
+        try:
+            sys.stdout.flush()
+        except OSError:  # nobody reads it any more: without this, Python would say so once again at its end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno())
         sys.exit(status)
+
+    def find_checkpoint(self):
+        """The state that --resume goes on from, or None if there is none.
+
+        Ends the program if there is nothing left to do, or if what is there belongs to another experiment.
+        """
+        path = self.path(".ckpt")
+
+        def refuse(why):
+            sys.exit(f"{self.script}: error: cannot resume from {path}: {why}; without --resume it starts afresh")
+
+        try:
+            saved = checkpoint.read(path)
+        except FileNotFoundError:
+            return None
+        except checkpoint.Damaged as error:
+            refuse(f"it is damaged ({error})")
+        except OSError as error:
+            sys.exit(f"{self.script}: error: cannot resume: {error}")
+        before, now = saved["arguments"], self.arguments()
+        for name in sorted(now.keys() - ELSEWHERE):
+            if before.get(name) != now[name]:
+                refuse(f"--{name.replace('_', '-')} is {now[name]!r} here and was {before.get(name)!r:.40} there")
+        if saved["step"] != self.step or saved["recipe"] != self.recipe:
+            refuse(f"{self.script} or its network has changed since")
+        if saved["torch"] != self.versions["torch"]:
+            refuse(f"this is torch {self.versions['torch']}, that was {saved['torch']!r:.40}")
+        if saved["threads"] != self.threads and now["device"] == "cpu":
+            refuse(f"this process has {self.threads} CPU threads, that one had {saved['threads']}, "
+                   f"and sums would be rounded otherwise (OMP_NUM_THREADS={saved['threads']} sets it)")
+        if self.args.epochs < max(before["epochs"], len(saved["history"])):
+            refuse(f"--epochs can be raised, not lowered: it was {before['epochs']}")
+        if saved["finished"] and self.args.epochs == before["epochs"] and all(
+                self.path(ending).exists() for ending in ENDINGS):
+            print(f"{self.script}: finished before, nothing left to do: {len(saved['history'])} epochs, last test "
+                  f"accuracy {saved['history'][-1]['test_accuracy']:.2f} %, see {self.path('.log')}")
+            sys.exit()
+        return saved
+
+    def resume(self, model, optimizer, scheduler=None):
+        """Name what each checkpoint is to hold; with --resume, put all of it where the last checkpoint was.
+
+        Returns the number of the epoch to go on with, 0 without a checkpoint. Raises
+        checkpoint.Damaged if its tensors do not fit.
+        """
+        self.trained = model, optimizer, scheduler, self.args.device
+        if self.saved:
+            try:
+                checkpoint.restore(self.saved, *self.trained)
+            except checkpoint.Damaged as error:
+                raise checkpoint.Damaged(f"cannot resume from {self.path('.ckpt')}: it is damaged ({error}); "
+                                         "without --resume it starts afresh") from None
+            self.history = self.saved["history"]
+            print(f"Going on after epoch {self.history[-1]['epoch']}, from {self.path('.ckpt')}\n")
+            self.lines[:] = [self.saved["log"]]
+            if self.args.epochs != self.saved["arguments"]["epochs"]:
+                self.lines.append(f"$ python {shlex.join(sys.argv)}\n\n")
+            self.started = self.saved["started"]
+            self.start = time.perf_counter() - self.saved["seconds"]
+            self.lap = time.perf_counter()
+        return len(self.history)
 
     def epoch(self, lr, train, test):
         """Note one more epoch: its learning rate, and `(loss, accuracy in percent)` in training and test."""
@@ -91,12 +187,27 @@ class Run:
                              "test_loss": test[0], "test_accuracy": test[1],
                              "seconds": round(now - self.lap, 3)})
         self.lap = now
+        self.write_checkpoint(self.lines, finished=False)
         self.write_log()  # whole after every epoch, should the run not live to see the last
+
+    def write_checkpoint(self, lines, finished):
+        """Replace the checkpoint by one of now, with `lines` for the log that a resumed run continues."""
+        checkpoint.write(self.path(".ckpt"), {
+            "step": self.step, "recipe": self.recipe, "arguments": self.arguments(),
+            "torch": self.versions["torch"], "threads": self.threads, "started": self.started,
+            "seconds": time.perf_counter() - self.start, "history": self.history,
+            "log": "".join(lines), "finished": finished, **checkpoint.capture(*self.trained)})
+
+    def arguments(self):
+        """The command line as a dict of what JSON can hold."""
+        return {name: value if isinstance(value, (int, float, type(None))) else str(value)
+                for name, value in vars(self.args).items()}
 
     def finish(self, model, test_loader):
         """Print the closing table and write every file, given the trained `model` and the test loader."""
         import pictures  # here, not above: matplotlib would hold up the first epoch by a second
 
+        lines = list(self.lines)  # without what follows, should a run with more epochs go on from here
         seconds = time.perf_counter() - self.start
         parameters = sum(p.numel() for p in model.parameters())
         print(f"{'':16}{'best (epoch)':>16}{'last (epoch)':>16}")
@@ -106,8 +217,10 @@ class Run:
                 f"{e[f'{split}_accuracy']:8.2f} % ({e['epoch']:2})".rjust(16) for e in (top, last)))
         print(f"Parameters: {parameters:,}\nWall time: {seconds:.1f} s\n")
 
+        weights = io.BytesIO()
+        torch.save({name: value.cpu() for name, value in model.state_dict().items()}, weights)
         with whole(self.path(".pt")) as path:
-            torch.save({name: value.cpu() for name, value in model.state_dict().items()}, path)
+            path.write_bytes(weights.getbuffer())
         with whole(self.path(".png")) as path:
             pictures.curves(path, self.step, self.history)
         with whole(self.path("_mistakes.png")) as path:
@@ -115,14 +228,14 @@ class Run:
                               common.predict(model, test_loader).exp().cpu())
         with whole(self.path(".json")) as path:
             path.write_text(json.dumps({
-                "step": self.step, "parameters": parameters,
-                "arguments": {name: value if isinstance(value, (int, float, type(None))) else str(value)
-                              for name, value in vars(self.args).items()},
-                "versions": self.versions, "device": str(self.args.device), "started": self.started,
-                "seconds": round(seconds, 3), "published": self.published, "history": self.history,
+                "step": self.step, "parameters": parameters, "arguments": self.arguments(),
+                "recipe": self.recipe, "versions": self.versions, "device": str(self.args.device),
+                "threads": self.threads, "started": self.started, "seconds": round(seconds, 3),
+                "published": self.published, "history": self.history,
             }, indent=1) + "\n")
         print(f"Written: {self.path('')}.log .png _mistakes.png .json .pt")
         self.write_log()
+        self.write_checkpoint(lines, finished=True)
 
     def write_log(self):
         """Put what has been printed so far into the log file."""
@@ -135,15 +248,8 @@ def best(history, figure):
     return max(history, key=lambda epoch: epoch[figure])
 
 
-@contextlib.contextmanager
-def whole(path):
-    """Yields a scratch path to write to, which becomes `path` at the end of the block, or vanishes if it fails."""
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        yield scratch
-        os.replace(scratch, path)
-    finally:
-        scratch.unlink(missing_ok=True)
+def _terminate(*_):
+    raise Terminated
 
 
 class _Tee(io.TextIOBase):

@@ -7,32 +7,58 @@ Reads every run's JSON file there, prints the table, and writes it to
 """
 import argparse
 import json
+import re
 import sys
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
+import checkpoint
+from files import whole
 from pictures import accuracy_axis, epoch_axis
-from records import best, whole
+from records import best
 
 # From light to dark along the ladder, each with a mark of its own: told apart in grey too.
 STYLES = [("#e8a33d", "s", ":"), ("#d1603d", "^", "-."), ("#4f7fb5", "D", "--"), ("#14265c", "o", "-")]
 
 
+RUN = {"step": str, "parameters": int, "arguments": dict, "seconds": float, "published": dict, "history": list}
+LARGEST = 2 ** 22  # bytes; a run of 15 epochs has some 10 KB
+
+
 def load_runs(folder):
     """The runs whose JSON files lie in `folder`, as a list of dicts in the order of their names.
 
-    A file that is not a run's is left out, with a line on stderr that says so.
+    Returns them, and how many files were no run's: each is left out, with a line on stderr.
     """
-    runs = []
+    runs, strangers = [], 0
     for path in sorted(Path(folder).glob("*.json")):
         try:
-            run = json.loads(path.read_text())
-            row(run)  # whatever the table needs is there
-            runs.append(run)
-        except (OSError, ValueError, TypeError, LookupError, AttributeError):
-            print(f"report.py: {path} is no finished run of a step, left out", file=sys.stderr)
-    return runs
+            runs.append(load_run(path))
+        except (OSError, checkpoint.Damaged) as error:
+            print(f"report.py: {path} is no finished run of a step, left out: {error}", file=sys.stderr)
+            strangers += 1
+    return runs, strangers
+
+
+def load_run(path):
+    """The dict in a run's JSON file, everything that is used of it checked.
+
+    Raises checkpoint.Damaged if it is another kind of file, OSError if it cannot be read.
+    """
+    if path.stat().st_size > LARGEST:
+        raise checkpoint.Damaged("it is far too large")
+    try:
+        run = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        raise checkpoint.Damaged("it is not JSON, or cut off") from None
+    checkpoint.check(run, RUN)
+    checkpoint.check(run["arguments"], {"dry_run": bool})
+    checkpoint.check(run["published"], {"best_train_accuracy": float, "best_test_accuracy": float})
+    checkpoint.check_history(run["history"])
+    if not re.fullmatch(r"\w+", run["step"]) or not 0 <= run["parameters"] < 2 ** 53:
+        raise checkpoint.Damaged("its step or its parameters are not what they should be")
+    return run
 
 
 HEADINGS = ["step", "parameters", "best train (epoch)", "last train", "best test (epoch)", "last test",
@@ -86,7 +112,7 @@ def main():
     parser.add_argument("--out-dir", default="results", metavar="DIR",
                         help="folder with the runs' JSON files (default: results)")
     folder = Path(parser.parse_args().out_dir)
-    runs = load_runs(folder)
+    runs, strangers = load_runs(folder)
     if not runs:
         sys.exit(f"report.py: error: no finished run in {folder}")
     text = table(runs)
@@ -99,6 +125,7 @@ def main():
     except OSError as error:
         sys.exit(f"report.py: error: {error}")
     print(f"Written: {folder / 'summary.md'} {folder / 'summary.png'}")
+    sys.exit(1 if strangers else 0)
 
 
 if __name__ == "__main__":

@@ -81,14 +81,15 @@ def main():
                         help="probability of dropping an activation")
     args = parser.parse_args()
 
-    with records.Run(__file__, args, S5) as run:  # from here on, print() goes to the log too
-        torch.manual_seed(args.seed)
+    with records.Run(__file__, Net, args, S5) as run:  # from here on, print() goes to the log too
+        common.make_repeatable(args)
         train_loader, test_loader = common.loaders(args)
         model = Net(args.dropout).to(args.device, memory_format=torch.channels_last)
         common.summary(model)
         optimizer = optim.SGD(model.parameters(), lr=args.lr, momentum=0.9)
 
-        for epoch in range(args.epochs):
+        first = run.resume(model, optimizer)  # 0, unless --resume finds a checkpoint
+        for epoch in range(first, args.epochs):
             print(f"EPOCH: {epoch}\nLearning rate: {args.lr:g}")
             train = common.train(model, train_loader, optimizer)
             test = common.test(model, test_loader)

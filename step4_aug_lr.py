@@ -104,15 +104,16 @@ def main():
                         help="rotate each training image by up to so many degrees either way")
     args = parser.parse_args()
 
-    with records.Run(__file__, args, S5) as run:  # from here on, print() goes to the log too
-        torch.manual_seed(args.seed)
+    with records.Run(__file__, Net, args, S5) as run:  # from here on, print() goes to the log too
+        common.make_repeatable(args)
         train_loader, test_loader = common.loaders(args, augment=common.RandomRotation(args.rotation))
         model = Net(args.dropout).to(args.device, memory_format=torch.channels_last)
         common.summary(model)
         optimizer = optim.SGD(model.parameters(), lr=args.lr, momentum=0.9)
         scheduler = StepLR(optimizer, step_size=args.step_size, gamma=args.gamma)
 
-        for epoch in range(args.epochs):
+        first = run.resume(model, optimizer, scheduler)  # 0, unless --resume finds a checkpoint
+        for epoch in range(first, args.epochs):
             lr = optimizer.param_groups[0]["lr"]
             print(f"EPOCH: {epoch}\nLearning rate: {lr:g}")
             train = common.train(model, train_loader, optimizer)

@@ -5,7 +5,7 @@ process of its own: seconds per training epoch (from a slice of one, after a few
 batches to warm up), seconds per test pass, peak resident memory, and seconds from
 the start of the process to the end of the first batch. Prints a table of medians
 with the ratio ours / notebook (of the medians, and from the lowest to the highest
-of the rounds), and writes all measurements to `bench.json`.
+of the rounds), and writes all measurements to `bench/bench.json`.
 """
 import argparse
 import concurrent.futures
@@ -115,7 +115,7 @@ def main():
     import torch  # all three here, or every process measured would import them before its clock
 
     import mnist
-    from records import whole
+    from files import whole
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", choices=SIZES, default="full", help="full takes about seven minutes, quick two")
@@ -138,7 +138,7 @@ def main():
                "torch": torch.__version__, "python": platform.python_version()}
     print(f"\nMedians of {rounds} rounds of {batches} batches, {machine['threads']} threads, "
           f"torch {machine['torch']}\n\n{table(measurements)}")
-    path = Path(args.out_dir) / "bench.json"
+    path = Path(args.out_dir) / "bench" / "bench.json"  # in a folder of its own: it is no run for report.py
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole(path) as scratch:
         scratch.write_text(json.dumps({"machine": machine, "batches": batches,
