@@ -1,10 +1,14 @@
 """MNIST on disk and in memory: what is loaded is the true data, or nothing is."""
+import contextlib
 import functools
 import gzip
 import http.server
+import random
 import shutil
+import subprocess
 import sys
 import threading
+import time
 
 import pytest
 import torch
@@ -13,7 +17,7 @@ from torchvision.transforms.functional import rotate as torchvision_rotate
 
 import common
 import mnist
-from conftest import assert_one_line, run, run_step
+from conftest import ROOT, assert_one_line, environment, run, run_step
 
 # A proxy that refuses at once keeps the public mirrors out of reach wherever the tests run.
 OFFLINE = {**{f"{scheme}_proxy": "http://127.0.0.1:9" for scheme in ("http", "https", "HTTP", "HTTPS")},
@@ -45,9 +49,13 @@ def copy(data_dir, tmp_path):
 
 
 class Mirror:
-    """A web server on 127.0.0.1 that serves `folder`; `asked` counts the requests."""
+    """A web server on 127.0.0.1 that serves `folder`; `asked` counts the requests, two for each download:
+    torchvision asks once more to learn where a redirection leads.
 
-    def __init__(self, folder, cut=None):
+    It breaks off after `cut` bytes, and pauses for so many seconds after each half megabyte.
+    """
+
+    def __init__(self, folder, cut=None, pause=0):
         mirror = self
         self.asked = 0
 
@@ -56,7 +64,11 @@ class Mirror:
                 mirror.asked += 1
 
             def copyfile(self, source, outputfile):
-                outputfile.write(source.read()[:cut])
+                contents = source.read()[:cut]
+                with contextlib.suppress(ConnectionError):  # who asks may hang up
+                    for start in range(0, len(contents), 2 ** 19):
+                        outputfile.write(contents[start:start + 2 ** 19])
+                        time.sleep(pause)
 
         self.server = http.server.ThreadingHTTPServer(
             ("127.0.0.1", 0), functools.partial(Handler, directory=folder))
@@ -134,25 +146,100 @@ def test_random_rotation_gives_each_image_an_angle_of_its_own(monkeypatch):
     assert abs(angles.mean()) < 0.3 and abs(angles.std() - 7 / 3 ** 0.5) < 0.1
 
 
+DAMAGES = ["altered", "truncated", "other images", "swapped", "empty"]
+
+
+def spoil(raw, damage):
+    """Damage one file in `raw`, or swap two, and return the names."""
+    path = raw / "t10k-images-idx3-ubyte"
+    contents = path.read_bytes()
+    if damage == "altered":
+        path.write_bytes(contents[:5000] + bytes([contents[5000] ^ 1]) + contents[5001:])
+    if damage == "truncated":
+        path.write_bytes(contents[:-1])
+    if damage == "other images":  # of the same number and size, as Fashion-MNIST's are
+        path.write_bytes(contents[:16] + bytes(255 - b for b in contents[16:]))
+    if damage == "empty":
+        path.write_bytes(b"")
+    if damage == "swapped":
+        labels = raw / "t10k-labels-idx1-ubyte"
+        path.write_bytes(labels.read_bytes())
+        labels.write_bytes(contents)
+        return path.name, labels.name
+    return path.name,
+
+
 @pytest.mark.parametrize("name", mnist.FILES)
 def test_one_altered_byte_is_found(copy, name):
-    folder, raw = copy
+    _, raw = copy
     contents = bytearray((raw / name).read_bytes())
     contents[len(contents) // 2] ^= 1
     (raw / name).write_bytes(contents)
     with pytest.raises(mnist.DataError, match=name):
-        mnist.load(folder)
+        mnist.read(raw / name)
 
 
-@pytest.mark.parametrize("damage", ["altered", "truncated"])
-def test_a_step_refuses_damaged_data_in_one_line(copy, tmp_path, damage):
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_data_is_refused_in_one_line_where_nothing_can_replace_it(copy, tmp_path, damage):
     folder, raw = copy
-    path = raw / "t10k-images-idx3-ubyte"
-    contents = path.read_bytes()
-    path.write_bytes(contents[:-1] if damage == "truncated" else contents[:-1] + b"\7")
-    process = run_step("step1_basic", "--dry-run", "--data-dir", folder, "--out-dir", tmp_path / "out")
-    assert_one_line(process, path, "damaged")
+    name = spoil(raw, damage)[0]
+    damaged = (raw / name).read_bytes()
+    process = run_step("step1_basic", "--dry-run", "--data-dir", folder, "--out-dir", tmp_path / "out", **OFFLINE)
+    assert_one_line(process, raw / name, "damaged", "by hand")
+    assert "EPOCH" not in process.stdout
     assert list((tmp_path / "out").iterdir()) == []
+    assert (raw / name).read_bytes() == damaged  # whatever it is, it is not ours to delete for nothing
+
+
+@pytest.mark.parametrize("damage, source", [*((damage, "archive") for damage in DAMAGES), ("altered", "mirror"), ("swapped", "mirror")])
+def test_damaged_data_is_replaced(copy, archives, tensors, damage, source, tmp_path):
+    folder, raw = copy
+    names = spoil(raw, damage)
+    if source == "archive":
+        shutil.copytree(archives, raw, dirs_exist_ok=True)
+    with Mirror(archives) as mirror:
+        process = run_step("step1_basic", "--dry-run", "--epochs", 1, "--data-dir", folder,
+                           "--out-dir", tmp_path / "out", "--mirror", mirror.url, **OFFLINE)
+        assert process.returncode == 0, process.stderr
+        assert mirror.asked == (2 * len(names) if source == "mirror" else 0)
+    for name in names:
+        assert f"{raw / name} is damaged" in process.stdout
+    assert all(torch.equal(ours, true) for ours, true in zip(mnist.load(folder), tensors))
+    assert {path.name for path in raw.iterdir()} <= {*mnist.FILES, *(f"{name}.gz" for name in mnist.FILES)}
+
+
+@pytest.mark.parametrize("source", ["archives", "mirror"])
+def test_killed_at_any_moment_of_fetching_the_next_run_repairs_it(archives, tensors, tmp_path, source):
+    raw = tmp_path / "data" / "MNIST" / "raw"
+    seed = random.randrange(10 ** 6)
+    moments = random.Random(seed)
+    with Mirror(archives, pause=0.02) as mirror:
+        for _ in range(3):
+            shutil.rmtree(raw, ignore_errors=True)
+            if source == "archives":
+                shutil.copytree(archives, raw)
+            process = subprocess.Popen(
+                [sys.executable, ROOT / "mnist.py", "--data-dir", tmp_path / "data", "--mirror", mirror.url],
+                env=environment(**OFFLINE), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+            while process.poll() is None and not list(raw.glob(".incomplete-*")):
+                time.sleep(0.001)  # until it is at it
+            time.sleep(moments.uniform(0, 0.5))
+            process.kill()
+            process.communicate()
+            again = run(sys.executable, ROOT / "mnist.py", "--data-dir", tmp_path / "data", "--mirror", mirror.url, **OFFLINE)
+            assert again.returncode == 0, f"seed {seed}: {again.stderr}"
+            assert all(torch.equal(ours, true) for ours, true in zip(mnist.load(tmp_path / "data"), tensors))
+            assert {path.name for path in raw.iterdir()} == {*mnist.FILES, *(f"{name}.gz" for name in mnist.FILES)}
+
+
+def test_two_processes_fetch_once(archives, tmp_path):
+    with Mirror(archives, pause=0.01) as mirror:
+        words = [sys.executable, ROOT / "mnist.py", "--data-dir", tmp_path / "data", "--mirror", mirror.url]
+        both = [subprocess.Popen(words, env=environment(**OFFLINE), stdout=subprocess.PIPE, text=True) for _ in range(2)]
+        said = [process.communicate()[0] for process in both]
+        assert [process.returncode for process in both] == [0, 0]
+        assert mirror.asked == 8
+    assert all("verified" in text for text in said)
 
 
 def test_archives_put_there_by_hand_are_unpacked_without_a_download(archives, tmp_path):
@@ -174,7 +261,7 @@ def test_downloads_from_a_mirror(archives, tmp_path, by):
                            **OFFLINE, **({} if how else {"MNIST_MIRROR": mirror.url + "/"}))
         assert process.returncode == 0, process.stderr
         assert process.stderr == ""  # no bar where no terminal is
-        assert mirror.asked >= 4
+        assert mirror.asked == 8
         asked = mirror.asked
         mnist.load(tmp_path / "data", mirror.url)  # what came is whole, and is not fetched again
         assert mirror.asked == asked
@@ -225,4 +312,4 @@ def test_verifying_alone(copy):
     good = run(sys.executable, "mnist.py", "--data-dir", folder)
     assert good.returncode == 0 and "60,000 training images, 10,000 test images" in good.stdout
     (raw / "t10k-labels-idx1-ubyte").write_bytes(b"")
-    assert_one_line(run(sys.executable, "mnist.py", "--data-dir", folder), raw / "t10k-labels-idx1-ubyte")
+    assert_one_line(run(sys.executable, "mnist.py", "--data-dir", folder, **OFFLINE), raw / "t10k-labels-idx1-ubyte")

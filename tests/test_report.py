@@ -33,7 +33,7 @@ def test_files_that_are_no_runs_are_named_and_the_rest_reported(tmp_path):
     (tmp_path / "empty.json").write_text(json.dumps({**stored("empty"), "history": []}))
     (tmp_path / "bytes.json").write_bytes(b"\xff\xfe\0")
     process = run(sys.executable, ROOT / "report.py", "--out-dir", tmp_path)
-    assert process.returncode == 0
+    assert process.returncode == 1
     named = [line.split()[1].split("/")[-1] for line in process.stderr.splitlines()]
     assert named == ["bytes.json", "cut.json", "empty.json", "foreign.json"]
     rows = (tmp_path / "summary.md").read_text().splitlines()
