@@ -2,11 +2,13 @@
 import os
 import re
 import shutil
+import signal
+import subprocess
 import sys
 
 import pytest
 
-from conftest import ROOT, STEPS, run
+from conftest import ROOT, STEPS, environment, run
 
 DRY = ["ARGS=--dry-run", "EPOCHS=2", f"PYTHON={sys.executable}"]
 
@@ -31,7 +33,7 @@ def test_all_runs_the_steps_in_order_and_reports(tree, data_dir):
     assert process.returncode == 0, process.stderr
     assert re.findall(r"^\$ python (\w+)\.py", process.stdout, re.MULTILINE) == STEPS
     results = tree / "results"
-    assert {path.suffix for path in results.glob("step*")} == {".log", ".json", ".png", ".pt"}
+    assert {path.suffix for path in results.glob("step*")} == {".log", ".json", ".png", ".pt", ".ckpt"}
     summary = (results / "summary.md").read_text()
     assert summary in process.stdout
     for step, published in zip(STEPS, ("99.75", "99.02", "99.40", "99.32")):
@@ -70,6 +72,31 @@ def test_a_failing_step_stops_all_and_what_finished_stays(tree, data_dir):
     assert sorted(path.name for path in (tree / "results").glob("*.json")) == [
         "step1_basic.json", "step2_dropout.json"]
     assert "step4" not in process.stdout
+
+
+def test_all_interrupted_goes_on_with_resume(tree, data_dir):
+    words = ["make", "all", *DRY, f"DATA_DIR={data_dir}", "EPOCHS=60"]
+    process = subprocess.Popen(words, cwd=tree, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                               text=True, start_new_session=True,
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
+    for line in process.stdout:
+        if line.startswith("$ python step2_dropout.py"):
+            break
+    for line in process.stdout:
+        if line == "EPOCH: 4\n":
+            os.killpg(process.pid, signal.SIGINT)  # what a terminal does at Ctrl-C: to make and to what it started
+            break
+    rest, stderr = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert "step2_dropout.py: error: interrupted in epoch" in stderr and "Traceback" not in stderr
+    assert "step3" not in rest
+
+    again = run(*words, "ARGS=--dry-run --resume", cwd=tree)
+    assert again.returncode == 0, again.stderr
+    assert "step1_basic.py: finished before" in again.stdout and "Going on after epoch" in again.stdout
+    assert re.findall(r"^\$ python (\w+)\.py", again.stdout, re.MULTILINE) == STEPS[1:]
+    log = (tree / "results" / "step2_dropout.log").read_text()
+    assert re.findall(r"^EPOCH: (\d+)", log, re.MULTILINE) == [str(epoch) for epoch in range(60)]
 
 
 def test_data_verifies(tree, data_dir):
