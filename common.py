@@ -255,20 +255,12 @@ def predict(model, loader):
 # -------------------------------------------------------------------- summary
 
 
-def summary(model, input_size=(1, 28, 28)):
-    """Print the table the notebooks printed: one numbered row per layer, totals, sizes in MB.
-
-    Layout and arithmetic are those of the torchsummary package: the forward/backward
-    size is 2 x 4 bytes for every number a listed layer puts out, for one image.
-    """
-    rows = []
-
-    def record(layer, _, output):
-        name = f"{type(layer).__name__}-{len(rows) + 1}"
-        rows.append((name, [-1, *output.shape[1:]], sum(p.numel() for p in layer.parameters())))
-
+def outputs(model, input_size=(1, 28, 28)):
+    """What each layer of `model` puts out for one image: a list of (layer, shape without the batch)."""
+    seen = []
     leaves = [layer for layer in model.modules() if not list(layer.children())]
-    hooks = [layer.register_forward_hook(record) for layer in leaves]
+    hooks = [layer.register_forward_hook(lambda layer, _, output: seen.append((layer, tuple(output.shape[1:]))))
+             for layer in leaves]
     training, some = model.training, next(model.parameters())
     model.eval()  # or the one black image would enter the running statistics of batch norm
     with torch.no_grad():
@@ -276,7 +268,23 @@ def summary(model, input_size=(1, 28, 28)):
     model.train(training)
     for hook in hooks:
         hook.remove()
+    return seen
 
+
+def multiply_adds(model):
+    """Multiply-adds of `model` for one image, in its convolutions: one per weight and place it is laid on."""
+    return sum(layer.weight.numel() * math.prod(shape[1:])
+               for layer, shape in outputs(model) if isinstance(layer, torch.nn.Conv2d))
+
+
+def summary(model, input_size=(1, 28, 28)):
+    """Print the table the notebooks printed: one numbered row per layer, totals, sizes in MB.
+
+    Layout and arithmetic are those of the torchsummary package: the forward/backward
+    size is 2 x 4 bytes for every number a listed layer puts out, for one image.
+    """
+    rows = [(f"{type(layer).__name__}-{number}", [-1, *shape], sum(p.numel() for p in layer.parameters()))
+            for number, (layer, shape) in enumerate(outputs(model, input_size), start=1)]
     megabyte = 1024 ** 2
     parameters = sum(p.numel() for p in model.parameters())
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)

@@ -47,7 +47,7 @@ class Run:
     def __init__(self, script, net, args, published):
         self.script, self.step = Path(script).name, Path(script).stem
         self.args, self.published = args, published
-        self.recipe = checkpoint.recipe(script, net)
+        self.network, self.recipe = net.__name__, checkpoint.recipe(script, net)
         self.history, self.lines = [], []
         self.versions = {"python": platform.python_version(),
                          "torch": str(torch.__version__),
@@ -203,11 +203,19 @@ class Run:
         return {name: value if isinstance(value, (int, float, type(None))) else str(value)
                 for name, value in vars(self.args).items()}
 
-    def finish(self, model, test_loader):
-        """Print the closing table and write every file, given the trained `model` and the test loader."""
+    def finish(self, model, train_loader, test_loader):
+        """Print the closing table and write every file, given the trained `model` and both loaders."""
         import pictures  # here, not above: matplotlib would hold up the first epoch by a second
 
         lines = list(self.lines)  # without what follows, should a run with more epochs go on from here
+        plain = common.Loader(train_loader.images, train_loader.labels, common.TEST_BATCH)
+        fitted = common.predict(model, plain).argmax(dim=1) == plain.labels
+        train_accuracy_eval = 100 * fitted.sum().item() / len(fitted)
+        log_probabilities, labels = common.predict(model, test_loader).cpu(), test_loader.labels.cpu()
+        predicted = log_probabilities.argmax(dim=1)
+        mistakes = [[i, labels[i].item(), predicted[i].item()]
+                    for i in (predicted != labels).nonzero().flatten().tolist()]
+
         seconds = time.perf_counter() - self.start
         parameters = sum(p.numel() for p in model.parameters())
         print(f"{'':16}{'best (epoch)':>16}{'last (epoch)':>16}")
@@ -215,6 +223,7 @@ class Run:
             top, last = best(self.history, f"{split}_accuracy"), self.history[-1]
             print(f"{split.title() + ' accuracy':16}" + "".join(
                 f"{e[f'{split}_accuracy']:8.2f} % ({e['epoch']:2})".rjust(16) for e in (top, last)))
+        print(f"Training images as they are, nothing dropped: {train_accuracy_eval:.2f} %")
         print(f"Parameters: {parameters:,}\nWall time: {seconds:.1f} s\n")
 
         weights = io.BytesIO()
@@ -224,15 +233,15 @@ class Run:
         with whole(self.path(".png")) as path:
             pictures.curves(path, self.step, self.history)
         with whole(self.path("_mistakes.png")) as path:
-            pictures.mistakes(path, self.step, test_loader.images.cpu(), test_loader.labels.cpu(),
-                              common.predict(model, test_loader).exp().cpu())
+            pictures.mistakes(path, self.step, test_loader.images.cpu(), labels, log_probabilities.exp())
         with whole(self.path(".json")) as path:
-            path.write_text(json.dumps({
-                "step": self.step, "parameters": parameters, "arguments": self.arguments(),
+            path.write_text(as_json({
+                "step": self.step, "network": self.network, "parameters": parameters,
+                "multiply_adds": common.multiply_adds(model), "arguments": self.arguments(),
                 "recipe": self.recipe, "versions": self.versions, "device": str(self.args.device),
                 "threads": self.threads, "started": self.started, "seconds": round(seconds, 3),
-                "published": self.published, "history": self.history,
-            }, indent=1) + "\n")
+                "published": self.published, "train_accuracy_eval": train_accuracy_eval,
+                "mistakes": mistakes, "history": self.history}))
         print(f"Written: {self.path('')}.log .png _mistakes.png .json .pt")
         self.write_log()
         self.write_checkpoint(lines, finished=True)
@@ -246,6 +255,13 @@ class Run:
 def best(history, figure):
     """The epoch of `history` with the highest `figure`, the earliest of equals."""
     return max(history, key=lambda epoch: epoch[figure])
+
+
+def as_json(run):
+    """`run` as JSON text with a line for each entry, and for each epoch of its history."""
+    lines = [f" {json.dumps(key)}: {json.dumps(value)}" for key, value in run.items() if key != "history"]
+    epochs = ",\n".join(f"  {json.dumps(epoch)}" for epoch in run["history"])
+    return "{\n" + ",\n".join([*lines, f' "history": [\n{epochs}\n ]']) + "\n}\n"
 
 
 def _terminate(*_):

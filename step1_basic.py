@@ -74,10 +74,14 @@ class Net(nn.Module):
         return F.log_softmax(x.flatten(1), dim=1)
 
 
-def main():
+def command_line():
     parser = common.command_line(__doc__)
     parser.add_argument("--lr", type=common.positive, default=0.01, help="learning rate")
-    args = parser.parse_args()
+    return parser
+
+
+def main():
+    args = command_line().parse_args()
 
     with records.Run(__file__, Net, args, S5) as run:  # from here on, print() goes to the log too
         common.make_repeatable(args)
@@ -92,7 +96,7 @@ def main():
             train = common.train(model, train_loader, optimizer)
             test = common.test(model, test_loader)
             run.epoch(args.lr, train, test)
-        run.finish(model, test_loader)
+        run.finish(model, train_loader, test_loader)
 
 
 if __name__ == "__main__":

@@ -92,7 +92,7 @@ class Net(nn.Module):
         return F.log_softmax(x.flatten(1), dim=1)
 
 
-def main():
+def command_line():
     parser = common.command_line(__doc__)
     parser.add_argument("--lr", type=common.positive, default=0.1, help="learning rate of the first epoch")
     parser.add_argument("--step-size", type=common.positive_int, default=2, metavar="N",
@@ -102,7 +102,11 @@ def main():
                         help="probability of dropping an activation")
     parser.add_argument("--rotation", type=common.degrees, default=7.0,
                         help="rotate each training image by up to so many degrees either way")
-    args = parser.parse_args()
+    return parser
+
+
+def main():
+    args = command_line().parse_args()
 
     with records.Run(__file__, Net, args, S5) as run:  # from here on, print() goes to the log too
         common.make_repeatable(args)
@@ -120,7 +124,7 @@ def main():
             test = common.test(model, test_loader)
             scheduler.step()
             run.epoch(lr, train, test)
-        run.finish(model, test_loader)
+        run.finish(model, train_loader, test_loader)
 
 
 if __name__ == "__main__":
