@@ -1,6 +1,7 @@
 # MNIST in four steps. `make` lists what can be made.
 
 STEPS := step1 step2 step3 step4
+SEEDS ?= 1 2 3 4 5
 
 # What a run can be told; empty means the script's own default.
 EPOCHS   ?=
@@ -32,16 +33,21 @@ else
   endif
 endif
 
-# Under -j each run keeps to one thread, and prints in one piece when it is done.
+# Under -j each run has its share of the cores, and prints in one piece when it is done.
 ifneq ($(filter output-sync,$(.FEATURES)),)
   MAKEFLAGS += --output-sync=target
 endif
-ONE_THREAD = $(if $(filter-out -j1,$(filter -j%,$(MAKEFLAGS))),$(if $(OMP_NUM_THREADS),,OMP_NUM_THREADS=1))
+PARALLEL = $(filter-out -j1,$(filter -j%,$(MAKEFLAGS)))
+JOBS = $(or $(patsubst -j%,%,$(PARALLEL)),1000)
+SHARE = $(if $(PARALLEL),$(if $(OMP_NUM_THREADS),,OMP_NUM_THREADS=$$(c=$$(getconf _NPROCESSORS_ONLN); echo $$((c > $(JOBS) ? c / $(JOBS) : 1)))))
 
-RUN = $(ONE_THREAD) $(PYTHON) $(wildcard $@_*.py) --data-dir '$(DATA_DIR)' --out-dir '$(OUT_DIR)' \
-      $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(SEED),--seed $(SEED)) $(if $(DEVICE),--device $(DEVICE)) $(ARGS)
+OPTIONS = $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(DEVICE),--device $(DEVICE)) $(ARGS)
+RUN = $(SHARE) $(PYTHON) $(wildcard $@_*.py) --data-dir '$(DATA_DIR)' --out-dir '$(OUT_DIR)' \
+      $(if $(SEED),--seed $(SEED)) $(OPTIONS)
+SWEEP = $(PYTHON) sweep.py --seeds '$(SEEDS)' --data-dir '$(DATA_DIR)' --out-dir '$(OUT_DIR)' --make '$(OUT_DIR)/sweep.mk'
+RUN_SWEEP = $(SHARE) $(MAKE) --no-print-directory -f '$(OUT_DIR)/sweep.mk'
 
-.PHONY: help all $(STEPS) data bench test clean distclean named-python
+.PHONY: help all $(STEPS) sweep claims report data bench test clean distclean named-python
 
 ## help        this list
 help:
@@ -52,7 +58,7 @@ help:
 
 ## all         train step 1 to 4, then print and draw the summary of what is in OUT_DIR
 all: $(STEPS)
-	$(PYTHON) report.py --out-dir '$(OUT_DIR)'
+	$(PYTHON) summary.py --out-dir '$(OUT_DIR)'
 
 ## step1       train the plain network
 ## step2       train with fewer channels and dropout
@@ -60,6 +66,21 @@ all: $(STEPS)
 ## step4       train with rotated images and a decaying learning rate
 $(STEPS): $(READY)
 	$(RUN)
+
+## sweep       train the four steps for each of SEEDS="1 2 3 4 5", only what is not finished
+sweep: $(READY)
+	$(SWEEP) -- $(OPTIONS)
+	@+$(RUN_SWEEP)
+
+## claims      train what the claims need too (five hours; with -j2 two and a half), print the verdicts
+claims: $(READY)
+	$(SWEEP) --claims -- $(OPTIONS)
+	@+$(RUN_SWEEP)
+	$(PYTHON) claims.py --out-dir '$(OUT_DIR)'
+
+## report      build report.md and report.html from the finished runs of sweep and claims
+report: $(READY)
+	$(PYTHON) report.py --out-dir '$(OUT_DIR)'
 
 ## data        download and verify MNIST, no more
 data: $(READY)

@@ -1,4 +1,4 @@
-"""The pictures of one run: its four curves, and the test images it got wrong.
+"""The pictures of one run: its four curves, the test images it got wrong. And of many: the ladder and what is behind it.
 
 Drawn with matplotlib's figures alone, without pyplot, so no display is needed.
 """
@@ -11,6 +11,8 @@ from matplotlib.ticker import (FixedLocator, FuncFormatter, LogLocator, MaxNLoca
 
 TARGET = 99.4  # percent of the test images: the goal of the exercise
 DARK, LIGHT, GREY = "#1f3f8c", "#e08214", "0.4"  # told apart by brightness, so in grey too
+# From light to dark along the ladder, each with a mark of its own: told apart in grey too.
+STYLES = [("#e8a33d", "s", ":"), ("#d1603d", "^", "-."), ("#4f7fb5", "D", "--"), ("#14265c", "o", "-")]
 
 
 def curves(path, title, history):
@@ -91,3 +93,71 @@ def mistakes(path, title, images, labels, probabilities, most=100):
         heading += f", the {most} most confident shown"
     figure.suptitle(f"{heading}\ntrue digit → predicted digit, and the model's confidence in it")
     figure.savefig(path, format="png", dpi=80)
+
+
+def ladder(path, steps):
+    """Draw each step's test accuracies over seeds into the PNG file `path`, S5's figure and the target beside them.
+
+    `steps` is a list of dicts with `step`, `last` and `best` (percent, a value per seed) and `published`.
+    """
+    figure = Figure(figsize=(9, 5.5), layout="constrained")
+    axes = figure.subplots()
+    for place, step in enumerate(steps):
+        for side, values, face, label in ((-0.12, step["last"], DARK, "last epoch, one seed"),
+                                          (0.12, step["best"], "white", "best of the epochs, one seed")):
+            # Side by side where seeds agree, or equal ones would look like one.
+            spots = [place + side + 0.03 * (values[:i].count(value) - (values.count(value) - 1) / 2)
+                     for i, value in enumerate(values)]
+            axes.plot(spots, values, "o", color=DARK, markerfacecolor=face, markersize=6, alpha=0.8,
+                      label=label if not place else None)
+            mean = sum(values) / len(values)
+            axes.plot([place + side - 0.1, place + side + 0.1], [mean, mean], color=DARK, linewidth=2.5,
+                      label="mean over seeds" if not place and side < 0 else None)
+        axes.plot(place + 0.12, step["published"], marker="D", linestyle="", color=LIGHT, markersize=9,
+                  label="S5, best of one run" if not place else None, zorder=1)
+    axes.axhline(TARGET, color=GREY, linestyle=":", linewidth=1.5, label=f"target {TARGET} %")
+    axes.set_xticks(range(len(steps)), [step["step"] for step in steps])
+    axes.set_xlim(-0.5, len(steps) - 0.5)
+    axes.set_ylabel("test accuracy (%)")
+    axes.grid(axis="y", color="0.9")
+    axes.set_title(f"The ladder over {max(len(step['last']) for step in steps)} seeds")
+    axes.legend()
+    figure.savefig(path, format="png", dpi=110)
+
+
+def bands(path, steps):
+    """Draw test accuracy against epoch into the PNG file `path`: the mean over seeds, and a band from lowest to highest.
+
+    `steps` maps a step's name to its histories, one per seed, of the same length.
+    """
+    figure = Figure(figsize=(9, 6), layout="constrained")
+    axes = figure.subplots()
+    for (step, histories), (color, marker, linestyle) in zip(steps.items(), STYLES):
+        accuracies = np.array([[epoch["test_accuracy"] for epoch in history] for history in histories])
+        epochs = np.arange(accuracies.shape[1])
+        axes.fill_between(epochs, accuracies.min(axis=0), accuracies.max(axis=0), color=color, alpha=0.2, linewidth=0)
+        axes.plot(epochs, accuracies.mean(axis=0), color=color, marker=marker, linestyle=linestyle, label=step)
+    epoch_axis(axes)
+    accuracy_axis(axes)
+    axes.set_title("Test accuracy over seeds: mean, and from lowest to highest")
+    axes.legend()
+    figure.savefig(path, format="png", dpi=110)
+
+
+def confusion(path, title, mistakes):
+    """Draw how often which digit was taken for which into the PNG file `path`; `mistakes` lists (true, predicted)."""
+    counts = np.zeros((10, 10), dtype=int)
+    for true, predicted in mistakes:
+        counts[true, predicted] += 1
+    figure = Figure(figsize=(7, 6.6), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(counts, cmap="Blues", vmax=max(1, counts.max()))
+    for true, predicted in zip(*counts.nonzero()):
+        axes.text(predicted, true, counts[true, predicted], ha="center", va="center",
+                  color="white" if counts[true, predicted] > 0.6 * counts.max() else "black")
+    axes.set_xticks(range(10))
+    axes.set_yticks(range(10))
+    axes.set_xlabel("predicted digit")
+    axes.set_ylabel("true digit")
+    axes.set_title(title)
+    figure.savefig(path, format="png", dpi=90)

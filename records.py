@@ -49,6 +49,7 @@ class Run:
         self.args, self.published = args, published
         self.network, self.recipe = net.__name__, checkpoint.recipe(script, net)
         self.history, self.lines = [], []
+        self.command = f"$ python {shlex.join(sys.orig_argv[1:])}"
         self.versions = {"python": platform.python_version(),
                          "torch": str(torch.__version__),
                          "torchvision": importlib.metadata.version("torchvision")}
@@ -76,7 +77,7 @@ class Run:
                 killed.unlink()
             self.saved = self.find_checkpoint() if self.args.resume else None
             exits.enter_context(contextlib.redirect_stdout(_Tee(sys.stdout, self.lines)))
-            print(f"$ python {shlex.join(sys.argv)}")
+            print(self.command)
             print(f"seed {self.args.seed}, device {self.args.device}, "
                   f"{self.threads} CPU thread{'s' * (self.threads > 1)}, Python {self.versions['python']}, "
                   f"torch {self.versions['torch']}, torchvision {self.versions['torchvision']}, {self.started}\n")
@@ -136,7 +137,7 @@ class Run:
             refuse(f"it is damaged ({error})")
         except OSError as error:
             sys.exit(f"{self.script}: error: cannot resume: {error}")
-        before, now = saved["arguments"], self.arguments()
+        before, now = saved["arguments"], plain(self.args)
         for name in sorted(now.keys() - ELSEWHERE):
             if before.get(name) != now[name]:
                 refuse(f"--{name.replace('_', '-')} is {now[name]!r} here and was {before.get(name)!r:.40} there")
@@ -173,7 +174,7 @@ class Run:
             print(f"Going on after epoch {self.history[-1]['epoch']}, from {self.path('.ckpt')}\n")
             self.lines[:] = [self.saved["log"]]
             if self.args.epochs != self.saved["arguments"]["epochs"]:
-                self.lines.append(f"$ python {shlex.join(sys.argv)}\n\n")
+                self.lines.append(f"{self.command}\n\n")
             self.started = self.saved["started"]
             self.start = time.perf_counter() - self.saved["seconds"]
             self.lap = time.perf_counter()
@@ -193,23 +194,18 @@ class Run:
     def write_checkpoint(self, lines, finished):
         """Replace the checkpoint by one of now, with `lines` for the log that a resumed run continues."""
         checkpoint.write(self.path(".ckpt"), {
-            "step": self.step, "recipe": self.recipe, "arguments": self.arguments(),
+            "step": self.step, "recipe": self.recipe, "arguments": plain(self.args),
             "torch": self.versions["torch"], "threads": self.threads, "started": self.started,
             "seconds": time.perf_counter() - self.start, "history": self.history,
             "log": "".join(lines), "finished": finished, **checkpoint.capture(*self.trained)})
-
-    def arguments(self):
-        """The command line as a dict of what JSON can hold."""
-        return {name: value if isinstance(value, (int, float, type(None))) else str(value)
-                for name, value in vars(self.args).items()}
 
     def finish(self, model, train_loader, test_loader):
         """Print the closing table and write every file, given the trained `model` and both loaders."""
         import pictures  # here, not above: matplotlib would hold up the first epoch by a second
 
         lines = list(self.lines)  # without what follows, should a run with more epochs go on from here
-        plain = common.Loader(train_loader.images, train_loader.labels, common.TEST_BATCH)
-        fitted = common.predict(model, plain).argmax(dim=1) == plain.labels
+        as_they_are = common.Loader(train_loader.images, train_loader.labels, common.TEST_BATCH)
+        fitted = common.predict(model, as_they_are).argmax(dim=1) == as_they_are.labels
         train_accuracy_eval = 100 * fitted.sum().item() / len(fitted)
         log_probabilities, labels = common.predict(model, test_loader).cpu(), test_loader.labels.cpu()
         predicted = log_probabilities.argmax(dim=1)
@@ -237,9 +233,9 @@ class Run:
         with whole(self.path(".json")) as path:
             path.write_text(as_json({
                 "step": self.step, "network": self.network, "parameters": parameters,
-                "multiply_adds": common.multiply_adds(model), "arguments": self.arguments(),
+                "multiply_adds": common.multiply_adds(model), "arguments": plain(self.args),
                 "recipe": self.recipe, "versions": self.versions, "device": str(self.args.device),
-                "threads": self.threads, "started": self.started, "seconds": round(seconds, 3),
+                "threads": self.threads, "machine": f"{platform.platform()}, {os.cpu_count()} cores", "started": self.started, "seconds": round(seconds, 3),
                 "published": self.published, "train_accuracy_eval": train_accuracy_eval,
                 "mistakes": mistakes, "history": self.history}))
         print(f"Written: {self.path('')}.log .png _mistakes.png .json .pt")
@@ -255,6 +251,12 @@ class Run:
 def best(history, figure):
     """The epoch of `history` with the highest `figure`, the earliest of equals."""
     return max(history, key=lambda epoch: epoch[figure])
+
+
+def plain(args):
+    """The command line `args` as a dict of what JSON and a checkpoint can hold."""
+    return {name: value if isinstance(value, (int, float, type(None))) else str(value)
+            for name, value in vars(args).items()}
 
 
 def as_json(run):

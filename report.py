@@ -1,130 +1,204 @@
-"""What many runs say together: one table and one picture of all runs in a folder.
+"""What all runs of a sweep say together: the ladder over seeds, the claims, the mistakes.
 
     python report.py --out-dir results
 
-Reads every run's JSON file there, prints the table, and writes it to
-`summary.md` and the test-accuracy curves, laid over each other, to `summary.png`.
+Reads the JSON files under seed1/, seed2/ and so on, and nothing else. Writes report.md with
+its pictures, and report.html, one file with the pictures inside.
 """
 import argparse
-import json
-import re
+import base64
+import collections
+import html
+import statistics
 import sys
 from pathlib import Path
 
-from matplotlib.figure import Figure
-
-import checkpoint
+import pictures
+from claims import CLAIMS, STEPS, by_variant
+from evidence import MEASURES, RULE, disagreements, table_rows
 from files import whole
-from pictures import accuracy_axis, epoch_axis
-from records import best
+from runs import load_runs, sweep_files
+from summary import markdown
 
-# From light to dark along the ladder, each with a mark of its own: told apart in grey too.
-STYLES = [("#e8a33d", "s", ":"), ("#d1603d", "^", "-."), ("#4f7fb5", "D", "--"), ("#14265c", "o", "-")]
-
-
-RUN = {"step": str, "parameters": int, "arguments": dict, "seconds": float, "published": dict, "history": list}
-LARGEST = 2 ** 22  # bytes; a run of 15 epochs has some 10 KB
+TITLE = "MNIST in four steps, over seeds"
+MOST = 20  # digits in the table of those that most seeds get wrong
 
 
-def load_runs(folder):
-    """The runs whose JSON files lie in `folder`, as a list of dicts in the order of their names.
+# --------------------------------------------------------------------- content
 
-    Returns them, and how many files were no run's: each is left out, with a line on stderr.
+
+def content(runs, folder):
+    """The report on `runs` as a list of blocks: ("heading" or "text" or "fixed", text), ("table", rows),
+    ("picture", file name, what it shows). Draws the pictures into `folder`.
     """
-    runs, strangers = [], 0
-    for path in sorted(Path(folder).glob("*.json")):
-        try:
-            runs.append(load_run(path))
-        except (OSError, checkpoint.Damaged) as error:
-            print(f"report.py: {path} is no finished run of a step, left out: {error}", file=sys.stderr)
-            strangers += 1
-    return runs, strangers
+    found, others = by_variant(runs)
+    ladder = {step: [run for _, run in sorted(found[step].items())] for step in STEPS if found[step]}
+    blocks = [("text", provenance(runs))]
+    if others:
+        blocks.append(("text", f"{len(others)} further runs are of no recipe that claims.py names, or of a seed "
+                               "that is there twice, and are left out."))
+    if ladder:
+        draw(folder, "report_ladder.png", pictures.ladder, [
+            {"step": step, "last": [MEASURES["test"](run) for run in some],
+             "best": [MEASURES["best test"](run) for run in some],
+             "published": some[0]["published"]["best_test_accuracy"]} for step, some in ladder.items()])
+        shortest = {step: min(len(run["history"]) for run in some) for step, some in ladder.items()}
+        draw(folder, "report_epochs.png", pictures.bands,
+             {step: [run["history"][:shortest[step]] for run in some] for step, some in ladder.items()})
+        blocks += [("heading", "The ladder"), ("table", ladder_rows(ladder)),
+                   ("text", "Accuracies in percent: mean ± standard deviation over seeds (lowest to highest). "
+                            "\"Last\" is the last epoch; \"best\" picks the best epoch by the test images themselves, "
+                            "which flatters. Training minus test is of the last epoch: as printed, during the epoch; "
+                            "eval, by the final weights on the plain training images. Multiply-adds are those of the "
+                            "convolutions, for one image."),
+                   *(("text", sentence) for sentence in outside(ladder)),
+                   ("picture", "report_ladder.png", "Test accuracy of each step, a dot for each seed, with S5's figures"),
+                   ("picture", "report_epochs.png", "Test accuracy against epoch, as a band over seeds for each step")]
+    blocks += [("heading", "The claims"), ("table", table_rows(CLAIMS, found)), ("fixed", RULE),
+               *(("text", sentence) for sentence in disagreements(CLAIMS, found))]
+    if STEPS[-1] in ladder:
+        blocks += mistakes(ladder[STEPS[-1]], folder)
+    return blocks + [("heading", "To repeat this"), ("fixed", REPEAT)]
 
 
-def load_run(path):
-    """The dict in a run's JSON file, everything that is used of it checked.
-
-    Raises checkpoint.Damaged if it is another kind of file, OSError if it cannot be read.
-    """
-    if path.stat().st_size > LARGEST:
-        raise checkpoint.Damaged("it is far too large")
-    try:
-        run = json.loads(path.read_bytes())
-    except (ValueError, RecursionError):
-        raise checkpoint.Damaged("it is not JSON, or cut off") from None
-    checkpoint.check(run, RUN)
-    checkpoint.check(run["arguments"], {"dry_run": bool})
-    checkpoint.check(run["published"], {"best_train_accuracy": float, "best_test_accuracy": float})
-    checkpoint.check_history(run["history"])
-    if not re.fullmatch(r"\w+", run["step"]) or not 0 <= run["parameters"] < 2 ** 53:
-        raise checkpoint.Damaged("its step or its parameters are not what they should be")
-    return run
+REPEAT = """\
+make -j2 claims     # all runs, two at a time; stop it and start it again as you like
+make report"""
 
 
-HEADINGS = ["step", "parameters", "best train (epoch)", "last train", "best test (epoch)", "last test",
-            "S5 best train", "S5 best test", "epochs", "minutes"]
+def provenance(runs):
+    """How many runs, of how many epochs, on what, when."""
+    def span(values):
+        values = sorted(set(values))
+        return f"{values[0]}" if len(values) == 1 else f"{values[0]} to {values[-1]}"
+
+    def kinds(values):
+        return ", ".join(f"{value} ({n} runs)" if n < len(runs) else str(value)
+                         for value, n in collections.Counter(values).most_common())
+
+    return (f"{len(runs)} runs of {span(len(run['history']) for run in runs)} epochs, "
+            f"{'dry, ' if any(run['arguments']['dry_run'] for run in runs) else ''}"
+            f"seeds {span(run['arguments']['seed'] for run in runs)}, made from {span(run['started'][:16] for run in runs)} "
+            f"on {kinds(run['machine'] for run in runs)}; device {kinds(run['device'] for run in runs)}, threads "
+            f"{kinds(run['threads'] for run in runs)}, torch {kinds(run['versions']['torch'] for run in runs)}.")
 
 
-def row(run):
-    """One row of the table as a list of strings, from a run's JSON; accuracies in percent."""
-    history, published = run["history"], run["published"]
-    cells = [run["step"], f"{run['parameters']:,}"]
-    for split in ("train_accuracy", "test_accuracy"):
-        top = best(history, split)
-        cells += [f"{top[split]:.2f} ({top['epoch']})", f"{history[-1][split]:.2f}"]
-    cells += [f"{published['best_train_accuracy']:.2f}", f"{published['best_test_accuracy']:.2f}",
-              f"{len(history)}{' (dry run)' if run['arguments']['dry_run'] else ''}",
-              f"{run['seconds'] / 60:.1f}"]
-    return cells
+def ladder_rows(ladder):
+    """The rows of the ladder's table; `ladder` maps a step to its runs."""
+    rows = [["step", "parameters", "multiply-adds", "seeds", "last test", "best test", "S5 best test",
+             "training - test, as printed", "eval", "seconds"]]
+    for step, some in ladder.items():
+        def cell(measure, digits):
+            values = [measure(run) for run in some]
+            spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+            return f"{statistics.fmean(values):.{digits}f}{spread} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+
+        rows.append([step, f"{some[0]['parameters']:,}", f"{some[0]['multiply_adds']:,}", str(len(some)),
+                     cell(MEASURES["test"], 2), cell(MEASURES["best test"], 2),
+                     f"{some[0]['published']['best_test_accuracy']:.2f}",
+                     cell(MEASURES["gap"], 2), cell(MEASURES["gap, eval"], 2), cell(lambda run: run["seconds"], 0)])
+    return rows
 
 
-def table(runs):
-    """A Markdown table of all `runs`, its columns aligned so that it reads well unrendered too."""
-    rows = [HEADINGS] + [row(run) for run in runs]
-    widths = [max(len(cells[i]) for cells in rows) for i in range(len(HEADINGS))]
+def outside(ladder):
+    """A sentence for each figure of S5's that none of our seeds reaches, or all of them pass."""
+    for step, some in ladder.items():
+        for split, measure in (("training", "best training"), ("test", "best test")):
+            published = some[0]["published"]["best_test_accuracy" if split == "test" else "best_train_accuracy"]
+            values = [MEASURES[measure](run) for run in some]
+            low, high = round(min(values), 2), round(max(values), 2)
+            if not low <= published <= high:
+                yield (f"S5's best {split} accuracy of {step}, {published:.2f}, lies "
+                       f"{'above' if published > high else 'below'} the range of our {len(values)} seeds, "
+                       f"{low:.2f} to {high:.2f}.")
 
-    def line(cells):
-        return "| " + " | ".join([cells[0].ljust(widths[0]),
-                                  *(c.rjust(w) for c, w in zip(cells[1:], widths[1:]))]) + " |"
 
-    rule = "| " + " | ".join(["-" * widths[0], *("-" * (w - 1) + ":" for w in widths[1:])]) + " |"
-    return "\n".join([line(rows[0]), rule, *map(line, rows[1:])]) + "\n"
+def mistakes(some, folder):
+    """The blocks on what the last step's runs get wrong: the digits most of them do, and the confusion matrix."""
+    step, n = some[0]["step"], len(some)
+    wrong = collections.defaultdict(list)
+    for run in some:
+        for image, true, predicted in run["mistakes"]:
+            wrong[image, true].append(predicted)
+    worst = sorted(wrong.items(), key=lambda entry: (-len(entry[1]), entry[0]))[:MOST]
+    rows = [["test image", "digit", "wrong in", "taken for"]]
+    rows += [[str(image), str(true), f"{len(predicted)} of {n} seeds",
+              ", ".join(f"{digit} ({count})" for digit, count in collections.Counter(predicted).most_common())]
+             for (image, true), predicted in worst]
+    all_of_them = sum(len(predicted) == n for predicted in wrong.values())
+    draw(folder, "report_confusion.png", pictures.confusion, f"{step}: mistakes of {n} seeds added up",
+         [(true, predicted) for run in some for _, true, predicted in run["mistakes"]])
+    return [("heading", "The mistakes"),
+            ("text", f"{len(wrong)} of the 10,000 test images are wrong in at least one of the {n} seeds of {step}, "
+                     f"{all_of_them} in every one. The {len(worst)} that most seeds get wrong (images counted from 0):"),
+            ("table", rows),
+            ("picture", "report_confusion.png", f"Which digit {step} takes for which, over all seeds")]
 
 
-def picture(path, runs):
-    """Draw the test accuracy of each of `runs` against epoch into the PNG file `path`."""
-    figure = Figure(figsize=(9, 6), layout="constrained")
-    axes = figure.subplots()
-    for i, run in enumerate(runs):
-        color, marker, linestyle = STYLES[i % len(STYLES)]
-        axes.plot([e["epoch"] for e in run["history"]], [e["test_accuracy"] for e in run["history"]],
-                  color=color, marker=marker, linestyle=linestyle,
-                  label=f"{run['step']}, {run['parameters']:,} parameters")
-    axes.set_title("Test accuracy of each step")
-    epoch_axis(axes)
-    accuracy_axis(axes)
-    axes.legend()
-    figure.savefig(path, format="png", dpi=110)
+def draw(folder, name, picture, *what):
+    """Have `picture` draw `what` into the file `name` in `folder`."""
+    with whole(folder / name) as path:
+        picture(path, *what)
+
+
+# ------------------------------------------------------------------- two forms
+
+
+def as_markdown(blocks):
+    """The blocks as Markdown, pictures by name."""
+    forms = {"heading": "## {}\n".format, "text": "{}\n".format, "fixed": "```\n{}\n```\n".format, "table": markdown,
+             "picture": lambda name, says: f"![{says}]({name})\n"}
+    return "\n".join([f"# {TITLE}\n", *(forms[kind](*what) for kind, *what in blocks)])
+
+
+STYLE = """body { font: 16px/1.5 sans-serif; max-width: 75em; margin: 2em auto; padding: 0 1em; color: #222 }
+table { border-collapse: collapse; font-size: 14px } td, th { border-bottom: 1px solid #ccc; padding: .3em .6em;
+text-align: right; vertical-align: top } td:first-child, th:first-child { text-align: left } img { max-width: 100% }
+pre { background: #f4f4f4; padding: 1em; overflow-x: auto } .wide { overflow-x: auto }"""
+
+
+def as_html(blocks, folder):
+    """The blocks as one HTML page, the pictures in `folder` inside it, so that it needs no other file and no network."""
+    def table(rows):
+        lines = []
+        for i, row in enumerate(rows):
+            tag = "td" if i else "th"
+            cells = (html.escape(cell) for cell in row)
+            cells = (f"<b>{cell[2:-2]}</b>" if cell.startswith("**") else cell for cell in cells)
+            lines.append("<tr>" + "".join(f"<{tag}>{cell}</{tag}>" for cell in cells) + "</tr>")
+        return "<div class=wide><table>\n" + "\n".join(lines) + "\n</table></div>"
+
+    def picture(name, says):
+        data = base64.b64encode((folder / name).read_bytes()).decode()
+        return f'<p><img alt="{html.escape(says)}" src="data:image/png;base64,{data}"></p>'
+
+    forms = {"heading": lambda text: f"<h2>{html.escape(text)}</h2>", "text": lambda text: f"<p>{html.escape(text)}</p>",
+             "fixed": lambda text: f"<pre>{html.escape(text)}</pre>", "table": table, "picture": picture}
+    return "\n".join([
+        '<!DOCTYPE html>\n<html lang="en">\n<meta charset="utf-8">',
+        # Nothing but what is in the file may be loaded, should anything ever ask.
+        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">",
+        f"<title>{TITLE}</title>\n<style>{STYLE}</style>\n<h1>{TITLE}</h1>",
+        *(forms[kind](*what) for kind, *what in blocks), "</html>\n"])
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out-dir", default="results", metavar="DIR",
-                        help="folder with the runs' JSON files (default: results)")
+                        help="folder of the sweep, where the report goes too (default: results)")
     folder = Path(parser.parse_args().out_dir)
-    runs, strangers = load_runs(folder)
+    runs, strangers = load_runs(sweep_files(folder), "report.py")
     if not runs:
-        sys.exit(f"report.py: error: no finished run in {folder}")
-    text = table(runs)
-    print(text)
+        sys.exit(f"report.py: error: no finished run in {folder}/seed*")
     try:
-        with whole(folder / "summary.md") as path:
-            path.write_text(text)
-        with whole(folder / "summary.png") as path:
-            picture(path, runs)
+        blocks = content(runs, folder)
+        with whole(folder / "report.md") as path:
+            path.write_text(as_markdown(blocks))
+        with whole(folder / "report.html") as path:
+            path.write_text(as_html(blocks, folder))
     except OSError as error:
         sys.exit(f"report.py: error: {error}")
-    print(f"Written: {folder / 'summary.md'} {folder / 'summary.png'}")
+    print(f"Written: {folder / 'report.md'} {folder / 'report.html'} and {folder}/report_*.png")
     sys.exit(1 if strangers else 0)
 
 

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 import checkpoint
 import mnist
-import report
+import runs
+import summary
 from conftest import ROOT, assert_one_line, run, run_step
 
 MANY = settings(max_examples=500, deadline=None, database=None,
@@ -202,11 +203,11 @@ def read_run(path, contents):
     """True if `contents` are taken for a run's JSON, which must then do for the table."""
     path.write_bytes(contents)
     try:
-        run = report.load_run(path)
+        run = runs.load_run(path)
     except checkpoint.Damaged as error:
         assert str(error) and str(error).isprintable()
         return False
-    assert report.table([run]).count("\n") == 3
+    assert summary.table([run]).count("\n") == 3
     return True
 
 
@@ -254,14 +255,14 @@ def test_json_that_goes_deep_or_far(path):
     with open(path, "wb") as file:
         file.truncate(2 ** 40)
     with pytest.raises(checkpoint.Damaged, match="large"):
-        report.load_run(path)
+        runs.load_run(path)
     path.unlink()
 
 
 def test_the_report_names_a_hostile_file_and_ends_with_an_error(tmp_path):
     (tmp_path / "a.json").write_text(json.dumps(RUN))
     (tmp_path / "b.json").write_text("[" * 100_000)
-    process = run(sys.executable, ROOT / "report.py", "--out-dir", tmp_path)
+    process = run(sys.executable, ROOT / "summary.py", "--out-dir", tmp_path)
     assert_one_line(process, tmp_path / "b.json")
     assert "step4_aug_lr" in process.stdout
 

@@ -5,7 +5,7 @@ import sys
 import matplotlib.image
 import pytest
 
-import report
+import summary
 from conftest import ROOT, assert_one_line, run
 
 
@@ -21,7 +21,7 @@ def stored(step, *test_accuracies):
 
 
 def test_row_holds_best_and_last_and_the_earliest_of_equal_bests():
-    assert report.row(stored("step4_aug_lr", 99.0, 99.41, 99.41, 99.3)) == [
+    assert summary.row(stored("step4_aug_lr", 99.0, 99.41, 99.41, 99.3)) == [
         "step4_aug_lr", "7,852", "98.03 (3)", "98.03", "99.41 (1)", "99.30", "99.32", "99.46", "4", "1.5"]
 
 
@@ -32,7 +32,7 @@ def test_files_that_are_no_runs_are_named_and_the_rest_reported(tmp_path):
     (tmp_path / "foreign.json").write_text("[1, 2]")
     (tmp_path / "empty.json").write_text(json.dumps({**stored("empty"), "history": []}))
     (tmp_path / "bytes.json").write_bytes(b"\xff\xfe\0")
-    process = run(sys.executable, ROOT / "report.py", "--out-dir", tmp_path)
+    process = run(sys.executable, ROOT / "summary.py", "--out-dir", tmp_path)
     assert process.returncode == 1
     named = [line.split()[1].split("/")[-1] for line in process.stderr.splitlines()]
     assert named == ["bytes.json", "cut.json", "empty.json", "foreign.json"]
@@ -46,5 +46,5 @@ def test_files_that_are_no_runs_are_named_and_the_rest_reported(tmp_path):
 @pytest.mark.parametrize("folder", ["empty", "absent"])
 def test_nothing_to_report(tmp_path, folder):
     (tmp_path / "empty").mkdir()
-    process = run(sys.executable, ROOT / "report.py", "--out-dir", tmp_path / folder)
+    process = run(sys.executable, ROOT / "summary.py", "--out-dir", tmp_path / folder)
     assert_one_line(process, "no finished run", tmp_path / folder)
