@@ -120,8 +120,8 @@ def ladder(path, steps):
     axes.set_xlim(-0.5, len(steps) - 0.5)
     axes.set_ylabel("test accuracy (%)")
     axes.grid(axis="y", color="0.9")
-    axes.set_title(f"The ladder over {max(len(step['last']) for step in steps)} seeds")
-    axes.legend()
+    axes.set_title("The ladder over seeds: test accuracy of each run")
+    axes.legend(loc="upper left")
     figure.savefig(path, format="png", dpi=110)
 
 
