@@ -194,17 +194,15 @@ def table_rows(claims, found):
     """The rows of a table of all claims: what was compared, both sides, the difference, the verdict."""
     rows = [["", "claim", "compared", "first", "second", "difference", "n", "verdict"]]
     for number, claim in enumerate(claims, start=1):
-        for measure, parts in ((" as printed", claim.parts), (" eval", claim.by_eval)):
+        for measure, parts in ((", as printed", claim.parts), (", eval", claim.by_eval)):
             if not parts:
                 continue
-            label = f"{number}{measure if claim.by_eval else ''}"
-            sentence = claim.sentence
-            for letter, part in zip("abcdef", parts):
-                row = [f"{label} {letter}" if len(parts) > 1 else label, sentence, part.question()]
-                rows.append(row + cells(part, part.result(found)))
+            measure, sentence = measure if claim.by_eval else "", claim.sentence
+            for letter, part in zip("abcdef" if len(parts) > 1 else [""], parts):
+                rows.append([f"{number}{letter}{measure}", sentence, part.question(), *cells(part, part.result(found))])
                 sentence = ""
             if len(parts) > 1:
-                rows.append([label, "", "all of these", "", "", "", "", f"**{claim.verdict(found, parts)}**"])
+                rows.append([f"{number}{measure}", "", "all of these", "", "", "", "", f"**{claim.verdict(found, parts)}**"])
             else:
                 rows[-1][-1] = f"**{rows[-1][-1]}**"
     return rows

@@ -18,7 +18,7 @@ from claims import CLAIMS, STEPS, by_variant
 from evidence import MEASURES, RULE, disagreements, table_rows
 from files import whole
 from runs import load_runs, sweep_files
-from summary import markdown
+from summary import markdown, numeric
 
 TITLE = "MNIST in four steps, over seeds"
 MOST = 40  # digits in the table of those that most seeds get wrong
@@ -90,8 +90,10 @@ def ladder_rows(ladder):
     for step, some in ladder.items():
         def cell(measure, digits):
             values = [measure(run) for run in some]
-            spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
-            return f"{statistics.fmean(values):.{digits}f}{spread} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+            if len(values) == 1:
+                return f"{values[0]:.{digits}f}"
+            return (f"{statistics.fmean(values):.{digits}f} ± {statistics.stdev(values):.{digits}f} "
+                    f"({min(values):.{digits}f} to {max(values):.{digits}f})")
 
         rows.append([step, f"{some[0]['parameters']:,}", f"{some[0]['multiply_adds']:,}", str(len(some)),
                      cell(MEASURES["test"], 2), cell(MEASURES["best test"], 2),
@@ -153,20 +155,22 @@ def as_markdown(blocks):
 
 
 STYLE = """body { font: 16px/1.5 sans-serif; max-width: 75em; margin: 2em auto; padding: 0 1em; color: #222 }
-table { border-collapse: collapse; font-size: 14px } td, th { border-bottom: 1px solid #ccc; padding: .3em .6em;
-text-align: right; vertical-align: top } td:first-child, th:first-child { text-align: left } img { max-width: 100% }
+table { border-collapse: collapse; font-size: 14px } img { max-width: 100% }
+td, th { border-bottom: 1px solid #ccc; padding: .3em .6em; text-align: left; vertical-align: top }
+.n { text-align: right; white-space: nowrap }
 pre { background: #f4f4f4; padding: 1em; overflow-x: auto } .wide { overflow-x: auto }"""
 
 
 def as_html(blocks, folder):
     """The blocks as one HTML page, the pictures in `folder` inside it, so that it needs no other file and no network."""
     def table(rows):
-        lines = []
+        lines, right = [], numeric(rows)
         for i, row in enumerate(rows):
             tag = "td" if i else "th"
             cells = (html.escape(cell) for cell in row)
             cells = (f"<b>{cell[2:-2]}</b>" if cell.startswith("**") else cell for cell in cells)
-            lines.append("<tr>" + "".join(f"<{tag}>{cell}</{tag}>" for cell in cells) + "</tr>")
+            lines.append("<tr>" + "".join(f"<{tag}{' class=n' if number else ''}>{cell}</{tag}>"
+                                          for cell, number in zip(cells, right)) + "</tr>")
         return "<div class=wide><table>\n" + "\n".join(lines) + "\n</table></div>"
 
     def picture(name, says):

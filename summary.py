@@ -38,14 +38,18 @@ def table(runs):
     return markdown([HEADINGS] + [row(run) for run in runs])
 
 
+def numeric(rows):
+    """For each column of `rows`, whether all below its heading are numbers, or nothing."""
+    return [all(cell[:1] in "0123456789+-" for cell in column[1:]) for column in zip(*rows)]
+
+
 def markdown(rows):
     """`rows` of strings, the first being the headings, as a Markdown table that reads well unrendered too.
 
     Columns of numbers are aligned to the right, others to the left.
     """
-    columns = list(zip(*rows))
-    widths = [max(3, *map(len, column)) for column in columns]
-    right = [all(cell[:1] in "0123456789+-" for cell in column[1:]) for column in columns]
+    widths = [max(3, *map(len, column)) for column in zip(*rows)]
+    right = numeric(rows)
 
     def line(cells):
         return "| " + " | ".join(cell.rjust(width) if numbers else cell.ljust(width)

@@ -1,4 +1,5 @@
 """What the tests share: the real MNIST, and the scripts run as processes."""
+import importlib
 import os
 import subprocess
 import sys
@@ -58,3 +59,15 @@ def assert_one_line(process, *words):
     assert len(lines) == 1, process.stderr
     for word in words:
         assert str(word) in lines[0]
+
+
+def a_run(step="step4_aug_lr", seed=1, test=(99.0,) * 5, train=99.0, eval=99.5, network="Net", mistakes=(), **changed):
+    """What load_run returns for a run whose figures are known."""
+    module = importlib.import_module(step)
+    arguments = {**vars(module.command_line().parse_args([])), "device": "cpu", "seed": seed, **changed}
+    return {"step": step, "network": network, "parameters": 7852, "multiply_adds": 900598, "arguments": arguments,
+            "recipe": "0", "versions": {"torch": "2"}, "device": "cpu", "threads": 1, "machine": "a machine, 2 cores",
+            "started": "2026-11-24T18:00:00+00:00", "seconds": 100 + seed, "published": module.S5,
+            "train_accuracy_eval": eval, "mistakes": list(mistakes),
+            "history": [{"epoch": i, "lr": 0.1, "train_loss": 0.1, "train_accuracy": train, "test_loss": 0.1,
+                         "test_accuracy": accuracy, "seconds": 9.0} for i, accuracy in enumerate(test)]}

@@ -1,5 +1,4 @@
 """The arithmetic of evidence against cases worked by hand, and the claims it judges."""
-import importlib
 import json
 import math
 import sys
@@ -9,20 +8,8 @@ import torch
 
 import claims
 import evidence
-from conftest import STEPS, assert_one_line, run
+from conftest import STEPS, a_run, assert_one_line, run
 from evidence import FAILS, HOLDS, OPEN, Claim, Part
-
-
-def a_run(step="step4_aug_lr", seed=1, test=(99.0,) * 5, train=99.0, eval=99.5, network="Net", mistakes=(), **changed):
-    """What load_run returns for a run whose figures are known."""
-    module = importlib.import_module(step)
-    arguments = {**vars(module.command_line().parse_args([])), "device": "cpu", "seed": seed, **changed}
-    return {"step": step, "network": network, "parameters": 7852, "multiply_adds": 900598, "arguments": arguments,
-            "recipe": "0", "versions": {"torch": "2"}, "device": "cpu", "threads": 1, "machine": "a machine, 2 cores",
-            "started": "2026-11-24T18:00:00+00:00", "seconds": 100 + seed, "published": module.S5,
-            "train_accuracy_eval": eval, "mistakes": list(mistakes),
-            "history": [{"epoch": i, "lr": 0.1, "train_loss": 0.1, "train_accuracy": train, "test_loss": 0.1,
-                         "test_accuracy": accuracy, "seconds": 9.0} for i, accuracy in enumerate(test)]}
 
 
 def seeds(*last_tests, **more):

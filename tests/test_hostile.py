@@ -16,10 +16,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import checkpoint
+import claims
+import evidence
 import mnist
+import report
 import runs
 import summary
-from conftest import ROOT, assert_one_line, run, run_step
+from conftest import ROOT, a_run, assert_one_line, run, run_step
 
 MANY = settings(max_examples=500, deadline=None, database=None,
                 suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
@@ -34,8 +37,7 @@ STATE = {"step": "step4_aug_lr", "recipe": "0" * 64, "arguments": {"epochs": 15,
          "torch": "2", "threads": 2, "started": "now", "seconds": 1.5, "history": history(2), "log": "a log\n",
          "finished": False, "scheduler_steps": 2, "model": {"weight": torch.ones(3, 2)},
          "optimizer": {0: {"momentum_buffer": torch.zeros(3, 2)}}, "random": {"cpu": torch.get_rng_state()}}
-RUN = {"step": "step4_aug_lr", "parameters": 7852, "arguments": {"dry_run": False}, "seconds": 90,
-       "published": {"best_train_accuracy": 99.32, "best_test_accuracy": 99.46}, "history": history(3)}
+RUN = a_run(mistakes=[[7, 3, 5], [8, 1, 7]])
 
 
 @pytest.fixture(scope="module")
@@ -200,7 +202,7 @@ def test_a_checkpoint_that_does_not_fit_ends_the_step_in_one_line(change, unfini
 
 
 def read_run(path, contents):
-    """True if `contents` are taken for a run's JSON, which must then do for the table."""
+    """True if `contents` are taken for a run's JSON, which must then do for the tables of summary and report."""
     path.write_bytes(contents)
     try:
         run = runs.load_run(path)
@@ -208,6 +210,10 @@ def read_run(path, contents):
         assert str(error) and str(error).isprintable()
         return False
     assert summary.table([run]).count("\n") == 3
+    found, _ = claims.by_variant([run])
+    evidence.table_rows(claims.CLAIMS, found)
+    report.provenance([run])
+    report.ladder_rows({"a step": [run]})
     return True
 
 

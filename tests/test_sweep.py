@@ -12,8 +12,7 @@ import pytest
 
 import claims
 import report
-from conftest import ROOT, STEPS, assert_one_line, environment, run
-from test_evidence import a_run
+from conftest import ROOT, STEPS, a_run, assert_one_line, environment, run
 
 
 @pytest.fixture(scope="module")
@@ -187,4 +186,4 @@ def test_markdown_and_page_say_the_same():
     blocks = [("heading", "A"), ("text", "1 < 2 & so on"), ("table", [["x", "y"], ["1", "**no**"]]), ("fixed", "a\nb")]
     assert "| 1 | **no** |" in re.sub(r" +", " ", report.as_markdown(blocks))
     page = report.as_html(blocks, None)
-    assert "<td>1</td><td><b>no</b></td>" in page and "1 &lt; 2 &amp; so on" in page and "<pre>a\nb</pre>" in page
+    assert "<td class=n>1</td><td><b>no</b></td>" in page and "1 &lt; 2 &amp; so on" in page and "<pre>a\nb</pre>" in page
