@@ -63,24 +63,24 @@ class Run:
     def __enter__(self):
         self.start = self.lap = time.perf_counter()
         with contextlib.ExitStack() as exits:
-            exits.callback(signal.signal, signal.SIGTERM, signal.signal(signal.SIGTERM, _terminate))
             try:  # now, rather than after a quarter of an hour of training
                 Path(self.args.out_dir).mkdir(parents=True, exist_ok=True)
                 exits.enter_context(locked(self.path(".lock")))
                 tempfile.TemporaryFile(dir=self.args.out_dir).close()
+                for killed in Path(self.args.out_dir).glob(f".{self.step}[._]*.incomplete"):
+                    killed.unlink()
             except BlockingIOError:
                 sys.exit(f"{self.script}: error: another process is writing {self.path('')}.*; "
                          "wait for it, or name another --out-dir")
             except OSError as error:
                 sys.exit(f"{self.script}: error: cannot write into --out-dir: {error}")
-            for killed in Path(self.args.out_dir).glob(f".{self.step}[._]*.incomplete"):
-                killed.unlink()
             self.saved = self.find_checkpoint() if self.args.resume else None
             exits.enter_context(contextlib.redirect_stdout(_Tee(sys.stdout, self.lines)))
             print(self.command)
             print(f"seed {self.args.seed}, device {self.args.device}, "
                   f"{self.threads} CPU thread{'s' * (self.threads > 1)}, Python {self.versions['python']}, "
                   f"torch {self.versions['torch']}, torchvision {self.versions['torchvision']}, {self.started}\n")
+            exits.callback(signal.signal, signal.SIGTERM, signal.signal(signal.SIGTERM, _terminate))
             self.exits = exits.pop_all()
         return self
 
@@ -93,7 +93,7 @@ class Run:
 
     def explain(self, error):
         """End the program in one line if `error` is something that a user can cause; else leave it alone."""
-        done, status = len(self.history), 1
+        done, status = len(self.history or (self.saved or {"history": []})["history"]), 1
         if isinstance(error, FloatingPointError):
             message = f"epoch {done}, {error}; a smaller --lr may help"
         elif isinstance(error, (KeyboardInterrupt, Terminated)):
@@ -101,7 +101,7 @@ class Run:
             message = f"interrupted in epoch {done} of {self.args.epochs}" if done < self.args.epochs else \
                 "interrupted while writing the results"
             message += "; the same command with --resume goes on from there" if done else \
-                "; no epoch is complete, so there is nothing to resume"
+                "; no epoch is complete, so nothing was written"
         elif isinstance(error, (checkpoint.Damaged, mnist.DataError, OSError)):
             message = str(error)
         else:  # no error, or one of the programmer's, who wants the traceback

@@ -253,6 +253,12 @@ def test_a_stopped_run_says_how_to_go_on(number, status, unstopped, data_dir, tm
     log = (tmp_path / "step4_aug_lr.log").read_text()
     assert log.splitlines()[-1].startswith("error: interrupted")
     assert {path.suffix for path in tmp_path.iterdir()} == {".log", ".ckpt"}
+
+    process = start(command(data_dir, tmp_path, "--resume"))
+    process.stdout.readline()  # and stopped again before it has got to where it was
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == status and "--resume goes on" in stderr and len(stderr.splitlines()) == 1
     assert run(*command(data_dir, tmp_path, "--resume")).returncode == 0
     assert figures(tmp_path) == figures(unstopped)
 
@@ -264,7 +270,7 @@ def test_stopped_before_an_epoch_was_complete(data_dir, tmp_path):
     _, stderr = process.communicate(timeout=30)
     assert process.returncode == 143
     assert stderr == ("step1_basic.py: error: interrupted in epoch 0 of 15; no epoch is complete, "
-                      "so there is nothing to resume\n")
+                      "so nothing was written\n")
     assert list(tmp_path.iterdir()) == []
 
 
