@@ -106,6 +106,8 @@ class Run:
             message = str(error)
         else:  # no error, or one of the programmer's, who wants the traceback
             return
+        if self.lines and not self.lines[-1].endswith("\n"):
+            self.lines.append("\n")  # it came in the middle of a line
         self.lines.append(f"error: {message}\n")
         # A run that never got to train leaves the files of an earlier one alone.
         if self.history or isinstance(error, FloatingPointError):

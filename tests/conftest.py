@@ -7,9 +7,13 @@ from pathlib import Path
 
 import pytest
 
+# Tests run side by side, and torch's threads stall each other where there are more of them than cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import mnist
 
 ROOT = Path(__file__).resolve().parent.parent
+SHARE = max(1, (os.cpu_count() or 1) // 2)  # of the cores, for each of two
 STEPS = ["step1_basic", "step2_dropout", "step3_gap", "step4_aug_lr"]
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ import checkpoint
 import mnist
 from conftest import ROOT, assert_one_line, environment, run, run_step
 
-EPOCHS = 40  # of one batch each: some three seconds
+EPOCHS = 30  # of one batch each: some two seconds
 ENDINGS = (".log", ".json", ".png", "_mistakes.png", ".pt", ".ckpt")
 
 
@@ -77,6 +77,14 @@ def train_here(step, monkeypatch, data_dir, folder, *arguments):
                                       "--epochs", "2", "--device", "cpu", *arguments])
     __import__(step).main()
     return figures(folder, step)
+
+
+def test_the_same_command_on_two_threads(data_dir, tmp_path):
+    for folder in (tmp_path / "once", tmp_path / "again"):  # batches large enough for both threads to have a part
+        process = run_step("step4_aug_lr", "--dry-run", "--batch-size", 2000, "--epochs", 3, "--data-dir", data_dir,
+                           "--out-dir", folder, OMP_NUM_THREADS="2")
+        assert process.returncode == 0, process.stderr
+    assert figures(tmp_path / "once") == figures(tmp_path / "again")
 
 
 @pytest.mark.parametrize("step", ["step1_basic", "step4_aug_lr"])
@@ -144,7 +152,7 @@ def test_a_finished_run_says_so(finished, data_dir):
     before = contents(finished)
     process = run(*command("/nowhere", finished, "--resume"))
     assert process.returncode == 0 and process.stderr == ""
-    assert len(process.stdout.splitlines()) == 1 and "finished" in process.stdout and "40 epochs" in process.stdout
+    assert len(process.stdout.splitlines()) == 1 and "finished" in process.stdout and f"{EPOCHS} epochs" in process.stdout
     assert contents(finished) == before
 
 
@@ -183,7 +191,7 @@ def test_nothing_to_resume(data_dir, tmp_path):
 @pytest.mark.parametrize("change, word", [
     (["--lr", "0.2"], "--lr"), (["--seed", "2"], "--seed"), (["--batch-size", "100"], "--batch-size"),
     (["--dropout", "0"], "--dropout"), (["--rotation", "8"], "--rotation"), (["--gamma", "0.5"], "--gamma"),
-    (["--epochs", "39"], "--epochs")])
+    (["--epochs", str(EPOCHS - 1)], "--epochs")])
 def test_another_experiment_is_not_resumed(change, word, finished, data_dir):
     before = contents(finished)
     assert_one_line(run(*command(data_dir, finished, "--resume", *change)), "cannot resume", word, "ckpt")
@@ -211,9 +219,19 @@ def test_a_changed_script_is_not_resumed_but_a_changed_comment_is(old, new, refu
 
 
 def test_other_threads_would_round_otherwise(finished, data_dir):
-    threads = checkpoint.read(finished / "step4_aug_lr.ckpt")["threads"]
-    process = run(*command(data_dir, finished, "--resume"), OMP_NUM_THREADS=str(threads + 1))
-    assert_one_line(process, "cannot resume", f"OMP_NUM_THREADS={threads}")
+    path = finished / "step4_aug_lr.ckpt"
+    saved = checkpoint.read(path)
+    checkpoint.write(path, {**saved, "threads": saved["threads"] + 1})
+    before = contents(finished)
+    assert_one_line(run(*command(data_dir, finished, "--resume")), "cannot resume",
+                    f"OMP_NUM_THREADS={saved['threads'] + 1}")
+    assert contents(finished) == before
+
+
+def test_another_version_of_torch_would_round_otherwise(finished, data_dir):
+    path = finished / "step4_aug_lr.ckpt"
+    checkpoint.write(path, {**checkpoint.read(path), "torch": "1.0"})
+    assert_one_line(run(*command(data_dir, finished, "--resume")), "cannot resume", "1.0", torch.__version__)
 
 
 @pytest.mark.parametrize("damage", ["a byte", "cut off", "empty", "weights", "folder"])
