@@ -68,25 +68,28 @@ def read_or_fetch(path, mirror=None):
 
     Raises DataError if no true one can be had, OSError if the folder cannot be written.
     """
-    with contextlib.suppress(FileNotFoundError, DataError):
+    damage = None
+    try:
         return read(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    damage = ""
-    with locked(path.parent / ".lock", wait=True):
-        try:
-            return read(path)  # another process may have fetched it while we waited
-        except FileNotFoundError:
-            pass
-        except DataError as error:
-            print(f"{error}; fetching it afresh", flush=True)
-            damage = f"{error}; "
-        for killed in path.parent.glob(".incomplete-*"):
-            shutil.rmtree(killed, ignore_errors=True)
-        try:
+    except FileNotFoundError:
+        pass
+    except DataError as error:
+        damage = error
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with locked(path.parent / ".lock", wait=True):
+            with contextlib.suppress(FileNotFoundError, DataError):
+                return read(path)  # another process has fetched it while we waited
+            if damage:
+                print(f"{damage}; fetching it afresh", flush=True)
+            for killed in path.parent.glob(".incomplete-*"):
+                shutil.rmtree(killed, ignore_errors=True)
             fetch(path.name, path.parent, mirror)
-        except DataError as error:
-            raise DataError(f"{damage}{error}") from None
-        return read(path)
+            return read(path)
+    except (DataError, OSError) as error:
+        if damage:
+            raise DataError(f"{damage}, and cannot be replaced: {error}") from None
+        raise
 
 
 def read(path):

@@ -208,6 +208,15 @@ def test_damaged_data_is_replaced(copy, archives, tensors, damage, source, tmp_p
     assert {path.name for path in raw.iterdir()} <= {*mnist.FILES, *(f"{name}.gz" for name in mnist.FILES)}
 
 
+def test_damaged_data_that_cannot_be_replaced_is_named(copy, archives):
+    folder, raw = copy
+    path = raw / "t10k-labels-idx1-ubyte"
+    path.unlink()
+    path.mkdir()  # no file can take its place
+    shutil.copytree(archives, raw, dirs_exist_ok=True)
+    assert_one_line(run(sys.executable, "mnist.py", "--data-dir", folder, **OFFLINE), f"{path} is damaged", "cannot be replaced")
+
+
 @pytest.mark.parametrize("source", ["archives", "mirror"])
 def test_killed_at_any_moment_of_fetching_the_next_run_repairs_it(archives, tensors, tmp_path, source):
     raw = tmp_path / "data" / "MNIST" / "raw"
