@@ -48,41 +48,49 @@ class Run:
         self.script, self.step = Path(script).name, Path(script).stem
         self.args, self.published = args, published
         self.network, self.recipe = net.__name__, checkpoint.recipe(script, net)
-        self.history, self.lines = [], []
+        self.history, self.lines, self.saved = [], [], None
         self.command = f"$ python {shlex.join(sys.orig_argv[1:])}"
         self.versions = {"python": platform.python_version(),
                          "torch": str(torch.__version__),
                          "torchvision": importlib.metadata.version("torchvision")}
         self.threads = torch.get_num_threads()
         self.started = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+        self.start = self.lap = time.perf_counter()
 
     def path(self, ending):
         """Where this run's file `<step><ending>` belongs."""
         return Path(self.args.out_dir) / f"{self.step}{ending}"
 
     def __enter__(self):
-        self.start = self.lap = time.perf_counter()
         with contextlib.ExitStack() as exits:
-            try:  # now, rather than after a quarter of an hour of training
-                Path(self.args.out_dir).mkdir(parents=True, exist_ok=True)
-                exits.enter_context(locked(self.path(".lock")))
-                tempfile.TemporaryFile(dir=self.args.out_dir).close()
-                for killed in Path(self.args.out_dir).glob(f".{self.step}[._]*.incomplete"):
-                    killed.unlink()
-            except BlockingIOError:
-                sys.exit(f"{self.script}: error: another process is writing {self.path('')}.*; "
-                         "wait for it, or name another --out-dir")
-            except OSError as error:
-                sys.exit(f"{self.script}: error: cannot write into --out-dir: {error}")
-            self.saved = self.find_checkpoint() if self.args.resume else None
-            exits.enter_context(contextlib.redirect_stdout(_Tee(sys.stdout, self.lines)))
-            print(self.command)
-            print(f"seed {self.args.seed}, device {self.args.device}, "
-                  f"{self.threads} CPU thread{'s' * (self.threads > 1)}, Python {self.versions['python']}, "
-                  f"torch {self.versions['torch']}, torchvision {self.versions['torchvision']}, {self.started}\n")
             exits.callback(signal.signal, signal.SIGTERM, signal.signal(signal.SIGTERM, _terminate))
+            try:
+                self.begin(exits)
+            except (KeyboardInterrupt, Terminated) as error:
+                self.explain(error)
             self.exits = exits.pop_all()
         return self
+
+    def begin(self, exits):
+        """Take the folder, look for a checkpoint, open the log; what is to be undone at the end goes on `exits`."""
+        try:  # now, rather than after a quarter of an hour of training
+            Path(self.args.out_dir).mkdir(parents=True, exist_ok=True)
+            exits.enter_context(locked(self.path(".lock")))
+            tempfile.TemporaryFile(dir=self.args.out_dir).close()
+            for killed in Path(self.args.out_dir).glob(f".{self.step}[._]*.incomplete"):
+                killed.unlink()
+        except BlockingIOError:
+            sys.exit(f"{self.script}: error: another process is writing {self.path('')}.*; "
+                     "wait for it, or name another --out-dir")
+        except OSError as error:
+            sys.exit(f"{self.script}: error: cannot write into --out-dir: {error}")
+        if self.args.resume:
+            self.saved = self.find_checkpoint()
+        exits.enter_context(contextlib.redirect_stdout(_Tee(sys.stdout, self.lines)))
+        print(self.command)
+        print(f"seed {self.args.seed}, device {self.args.device}, "
+              f"{self.threads} CPU thread{'s' * (self.threads > 1)}, Python {self.versions['python']}, "
+              f"torch {self.versions['torch']}, torchvision {self.versions['torchvision']}, {self.started}\n")
 
     def __exit__(self, kind, error, traceback):
         if isinstance(error, (KeyboardInterrupt, Terminated)):  # a second one must not cut off the first
@@ -93,7 +101,7 @@ class Run:
 
     def explain(self, error):
         """End the program in one line if `error` is something that a user can cause; else leave it alone."""
-        done, status = len(self.history or (self.saved or {"history": []})["history"]), 1
+        done, status = len(self.saved["history"] if self.saved and not self.history else self.history), 1
         if isinstance(error, FloatingPointError):
             message = f"epoch {done}, {error}; a smaller --lr may help"
         elif isinstance(error, (KeyboardInterrupt, Terminated)):
