@@ -7,7 +7,6 @@
 VARIANTS are the runs it takes, CLAIMS what is compared. A verdict follows from the 95 %
 interval of a difference by the rule that evidence.py states, never by hand.
 """
-import argparse
 import importlib
 import sys
 from dataclasses import dataclass
@@ -19,10 +18,11 @@ import torch.nn as nn
 import checkpoint
 import records
 import step2_dropout
+from common import Parser
 from evidence import RULE, Claim, Part, disagreements, table_rows
 from layers import BatchNorm2d
 from runs import load_runs, sweep_files
-from summary import markdown
+from tables import markdown
 
 
 # -------------------------------------------------------------------- variants
@@ -84,7 +84,6 @@ VARIANTS = {step: Variant(step) for step in STEPS} | {
     "step4_lr_0.01": Variant("step4_aug_lr", ("--lr", "0.01")),
     "step4_gamma_1": Variant("step4_aug_lr", ("--gamma", "1")),
 }
-
 
 
 def by_variant(runs):
@@ -159,8 +158,8 @@ def train(name):
 def main():
     if len(sys.argv) > 1 and sys.argv[1] in VARIANTS:
         return train(sys.argv[1])
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0],
-                                     epilog="variants: " + ", ".join(VARIANTS))
+    parser = Parser(description=__doc__.splitlines()[0],
+                    epilog="variants: " + ", ".join(VARIANTS))
     parser.add_argument("--out-dir", default="results", help="folder of the sweep (default: results)")
     folder = Path(parser.parse_args().out_dir)
     runs, strangers = load_runs(sweep_files(folder), "claims.py")

@@ -6,6 +6,7 @@ import math
 import statistics
 from dataclasses import dataclass
 
+from common import TARGET
 from records import best
 
 CONFIDENCE = 0.95
@@ -87,8 +88,6 @@ def all_of(verdicts):
 
 
 # -------------------------------------------------------------------- measures
-
-TARGET = 99.4
 
 
 def last_test(run):

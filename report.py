@@ -5,7 +5,6 @@
 Reads the JSON files under seed1/, seed2/ and so on, and nothing else. Writes report.md with
 its pictures, and report.html, one file with the pictures inside.
 """
-import argparse
 import base64
 import collections
 import html
@@ -15,10 +14,11 @@ from pathlib import Path
 
 import pictures
 from claims import CLAIMS, STEPS, by_variant
+from common import Parser
 from evidence import MEASURES, RULE, disagreements, table_rows
 from files import whole
 from runs import load_runs, sweep_files
-from summary import markdown, numeric
+from tables import markdown, numeric
 
 TITLE = "MNIST in four steps, over seeds"
 MOST = 40  # digits in the table of those that most seeds get wrong
@@ -188,7 +188,7 @@ def as_html(blocks, folder):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--out-dir", default="results", metavar="DIR",
                         help="folder of the sweep, where the report goes too (default: results)")
     folder = Path(parser.parse_args().out_dir)

@@ -5,16 +5,17 @@
 Reads every run's JSON file there, prints the table, and writes it to
 `summary.md` and the test-accuracy curves, laid over each other, to `summary.png`.
 """
-import argparse
 import sys
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from common import Parser
 from files import whole
 from pictures import STYLES, accuracy_axis, epoch_axis
 from records import best
 from runs import load_runs
+from tables import markdown
 
 HEADINGS = ["step", "parameters", "best train (epoch)", "last train", "best test (epoch)", "last test",
             "S5 best train", "S5 best test", "epochs", "minutes"]
@@ -38,27 +39,6 @@ def table(runs):
     return markdown([HEADINGS] + [row(run) for run in runs])
 
 
-def numeric(rows):
-    """For each column of `rows`, whether all below its heading are numbers, or nothing."""
-    return [all(cell[:1] in "0123456789+-" for cell in column[1:]) for column in zip(*rows)]
-
-
-def markdown(rows):
-    """`rows` of strings, the first being the headings, as a Markdown table that reads well unrendered too.
-
-    Columns of numbers are aligned to the right, others to the left.
-    """
-    widths = [max(3, *map(len, column)) for column in zip(*rows)]
-    right = numeric(rows)
-
-    def line(cells):
-        return "| " + " | ".join(cell.rjust(width) if numbers else cell.ljust(width)
-                                 for cell, width, numbers in zip(cells, widths, right)) + " |"
-
-    rule = ["-" * (width - 1) + (":" if numbers else "-") for width, numbers in zip(widths, right)]
-    return "\n".join([line(rows[0]), line(rule), *map(line, rows[1:])]) + "\n"
-
-
 def picture(path, runs):
     """Draw the test accuracy of each of `runs` against epoch into the PNG file `path`."""
     figure = Figure(figsize=(9, 6), layout="constrained")
@@ -76,7 +56,7 @@ def picture(path, runs):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--out-dir", default="results", metavar="DIR",
                         help="folder with the runs' JSON files (default: results)")
     folder = Path(parser.parse_args().out_dir)

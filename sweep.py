@@ -7,7 +7,6 @@ A run is finished if its JSON file is there, whole, and tells of the same code a
 arguments; one whose recipe has changed since is listed anew. What stands behind --
 goes to every run, as in `python sweep.py --seeds 1 -- --epochs 5`.
 """
-import argparse
 import shlex
 import sys
 import time
@@ -15,6 +14,8 @@ from pathlib import Path
 
 import checkpoint
 from claims import STEPS, VARIANTS
+from common import Parser
+from files import whole
 from runs import load_run
 
 
@@ -55,7 +56,7 @@ def makefile(commands, total, path, out_dir):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", default="1 2 3 4 5", help="as in '1 2 3 4 5', the default")
     parser.add_argument("--claims", action="store_true", help="the variants that the claims need, too")
     parser.add_argument("--out-dir", default="results", help="default: results")
@@ -71,8 +72,12 @@ def main():
                 if not finished(name, seed, args.out_dir, args.more)]
     if args.make:
         print(f"{len(wanted) - len(commands)} of {len(wanted)} runs done")
-        Path(args.make).parent.mkdir(parents=True, exist_ok=True)
-        Path(args.make).write_text(makefile(commands, len(wanted), args.make, args.out_dir))
+        try:
+            Path(args.make).parent.mkdir(parents=True, exist_ok=True)
+            with whole(Path(args.make)) as path:
+                path.write_text(makefile(commands, len(wanted), args.make, args.out_dir))
+        except OSError as error:
+            sys.exit(f"sweep.py: error: {error}")
     else:
         for words in commands:
             print(shlex.join(words))

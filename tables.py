@@ -1,0 +1,22 @@
+"""Tables of text, for Markdown and for HTML."""
+
+
+def numeric(rows):
+    """For each column of `rows`, whether all below its heading are numbers, or nothing."""
+    return [all(cell[:1] in "0123456789+-" for cell in column[1:]) for column in zip(*rows)]
+
+
+def markdown(rows):
+    """`rows` of strings, the first being the headings, as a Markdown table that reads well unrendered too.
+
+    Columns of numbers are aligned to the right, others to the left.
+    """
+    widths = [max(3, *map(len, column)) for column in zip(*rows)]
+    right = numeric(rows)
+
+    def line(cells):
+        return "| " + " | ".join(cell.rjust(width) if numbers else cell.ljust(width)
+                                 for cell, width, numbers in zip(cells, widths, right)) + " |"
+
+    rule = ["-" * (width - 1) + (":" if numbers else "-") for width, numbers in zip(widths, right)]
+    return "\n".join([line(rows[0]), line(rule), *map(line, rows[1:])]) + "\n"
