@@ -94,10 +94,10 @@ bench: $(READY)
 test: $(READY_TO_TEST)
 	DATA_DIR='$(DATA_DIR)' $(PYTHON) -m pytest $(ARGS)
 
-## clean       remove what the runs wrote into OUT_DIR
+## clean       remove what runs and reports wrote into OUT_DIR, but for the sweep's folders seed1, seed2, ...
 clean:
 	rm -f $(foreach e,log json png pt ckpt,'$(OUT_DIR)'/step*.$(e)) '$(OUT_DIR)'/step*.lock '$(OUT_DIR)'/.*.incomplete
-	rm -f $(foreach f,summary.md summary.png bench/bench.json,'$(OUT_DIR)'/$(f))
+	rm -f $(foreach f,summary.md summary.png sweep.mk report.md report.html bench/bench.json,'$(OUT_DIR)'/$(f)) '$(OUT_DIR)'/report_*.png
 	! test -d '$(OUT_DIR)' || rmdir '$(OUT_DIR)/bench' '$(OUT_DIR)' 2>/dev/null || true
 
 ## distclean   remove also the environment in .venv and MNIST in DATA_DIR
