@@ -25,7 +25,7 @@ import mnist
 from files import locked, whole
 
 ENDINGS = (".log", ".png", "_mistakes.png", ".json", ".pt")  # a finished run's files
-ELSEWHERE = {"data_dir", "mirror", "out_dir", "resume", "epochs"}  # arguments that a resumed run may have changed
+ELSEWHERE = {"data_dir", "mirror", "out_dir", "resume"}  # arguments that change nothing in a run's figures
 
 
 class Terminated(BaseException):
@@ -148,7 +148,7 @@ class Run:
         except OSError as error:
             sys.exit(f"{self.script}: error: cannot resume: {error}")
         before, now = saved["arguments"], plain(self.args)
-        for name in sorted(now.keys() - ELSEWHERE):
+        for name in sorted(now.keys() - ELSEWHERE - {"epochs"}):
             if before.get(name) != now[name]:
                 refuse(f"--{name.replace('_', '-')} is {now[name]!r} here and was {before.get(name)!r:.40} there")
         if saved["step"] != self.step or saved["recipe"] != self.recipe:

@@ -177,6 +177,28 @@ def test_the_commands_are_independent_and_complete(tmp_path):
     assert not (tmp_path / "a b").exists()
 
 
+def test_a_run_of_other_epochs_or_options_is_not_finished(tmp_path):
+    (tmp_path / "seed1").mkdir()
+    some = a_run("step4_aug_lr", 1)
+    some["recipe"] = claims.VARIANTS["step4_aug_lr"].recipe()
+    (tmp_path / "seed1" / "step4_aug_lr.json").write_text(json.dumps(some))
+    for more, unfinished in (((), False), (("--epochs", 16), True), (("--batch-size", 64), True), (("--dry-run",), True)):
+        process = run(sys.executable, "sweep.py", "--seeds", 1, "--out-dir", tmp_path, "--", *more)
+        assert process.returncode == 0, process.stderr
+        assert ("step4_aug_lr.py" in process.stdout) == unfinished, more
+
+
+@pytest.mark.parametrize("program", ["sweep.py", "claims.py", "report.py", "summary.py"])
+def test_an_unknown_option_is_one_line(program):
+    assert_one_line(run(sys.executable, program, "--no-such-thing"), f"{program}: error:", "--no-such-thing")
+
+
+def test_a_sweep_into_a_place_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("precious")
+    assert_one_line(run(sys.executable, "sweep.py", "--seeds", 1, "--out-dir", tmp_path / "file",
+                        "--make", tmp_path / "file" / "sweep.mk"), "sweep.py: error:", tmp_path / "file")
+
+
 @pytest.mark.parametrize("seeds", ["", "one", "1,2"])
 def test_seeds_that_are_none(seeds):
     assert_one_line(run(sys.executable, "sweep.py", "--seeds", seeds), "--seeds", repr(seeds))
