@@ -14,9 +14,10 @@ from tqdm import tqdm
 
 import mnist
 from layers import keep_freed_memory
+from loader import Loader
 
-MEAN, STD = 0.1307, 0.3081  # of all training pixels, scaled to 0..1
 TARGET = 99.4  # percent of the test images: the goal of the exercise
+HELD_OUT = 10_000  # training images, the last ones, that --validate keeps from training
 TEST_BATCH = 125  # images; larger batches are no faster, and would need more memory than training does
 
 
@@ -50,6 +51,9 @@ def command_line(docstring):
                              "of the same step in it is replaced")
     parser.add_argument("--resume", action="store_true",
                         help="go on from the checkpoint in --out-dir if there is one; --epochs may be raised")
+    parser.add_argument("--validate", action="store_true",
+                        help="for choosing a recipe: train on the first 50,000 training images, evaluate on "
+                             "the last 10,000, and leave the test images unopened")
     parser.add_argument("--dry-run", action="store_true",
                         help="a single batch per loop, to see that all works")
     mnist.add_arguments(parser)
@@ -106,34 +110,6 @@ def device(name):
 # ------------------------------------------------------- loaders, augmentation
 
 
-class Loader:
-    """Mini-batches of a data set that lies in memory as bytes, on the device that trains.
-
-    Iterating yields `(data, target)`: normalised images (B, 1, 28, 28) and int64
-    labels (B,), in a fresh random order each time if `shuffle`, the last batch
-    smaller if need be. `images` is uint8 (N, 28, 28), `labels` int64 (N,); `augment`
-    maps images (B, 1, 28, 28) in 0..1 to others of that shape, before normalisation.
-    """
-
-    def __init__(self, images, labels, batch_size, shuffle=False, augment=None):
-        self.images, self.labels = images, labels
-        self.batch_size = min(batch_size, len(images))
-        self.shuffle, self.augment = shuffle, augment
-
-    def __len__(self):
-        return math.ceil(len(self.images) / self.batch_size)
-
-    def __iter__(self):
-        # Drawn on the CPU, so that one seed gives one order on every device.
-        order = torch.randperm(len(self.images)) if self.shuffle else torch.arange(len(self.images))
-        for chosen in order.to(self.images.device).split(self.batch_size):
-            # Batch by batch: as floats, the training set would take 188 MB instead of 47.
-            data = self.images[chosen].unsqueeze(1).float() / 255
-            if self.augment:
-                data = self.augment(data)
-            yield (data - MEAN) / STD, self.labels[chosen]
-
-
 def make_repeatable(args):
     """Seed everything random with `args.seed`, and make a GPU add up in the same order every time."""
     torch.manual_seed(args.seed)
@@ -143,19 +119,24 @@ def make_repeatable(args):
 
 
 def loaders(args, augment=None):
-    """The training and the test loader of MNIST as the command line `args` wants them.
+    """The training loader of MNIST as the command line `args` wants it, and the loader of what is evaluated.
 
-    `augment` is applied to training images only. With `--dry-run` each holds a
-    single batch. Raises what `mnist.load` raises.
+    The latter holds the test images or, with `--validate`, the last training images, which
+    are then not trained on. `augment` is applied in training only. With `--dry-run`
+    each holds a single batch. Raises what `mnist.load` raises.
     """
     keep_freed_memory()
-    train_images, train_labels, test_images, test_labels = (
-        tensor.to(args.device) for tensor in mnist.load(args.data_dir, args.mirror))
+    images, labels = mnist.load_training(args.data_dir, args.mirror)
+    if args.validate:
+        training, evaluation = (images[:-HELD_OUT], labels[:-HELD_OUT]), (images[-HELD_OUT:], labels[-HELD_OUT:])
+    else:
+        training, evaluation = (images, labels), mnist.load_test(args.data_dir, args.mirror)
     if args.dry_run:
-        train_images, train_labels = train_images[:args.batch_size], train_labels[:args.batch_size]
-        test_images, test_labels = test_images[:TEST_BATCH], test_labels[:TEST_BATCH]
-    return (Loader(train_images, train_labels, args.batch_size, shuffle=True, augment=augment),
-            Loader(test_images, test_labels, TEST_BATCH))
+        training = [tensor[:args.batch_size] for tensor in training]
+        evaluation = [tensor[:TEST_BATCH] for tensor in evaluation]
+    return (Loader(*(tensor.to(args.device) for tensor in training), args.batch_size, shuffle=True, augment=augment),
+            Loader(*(tensor.to(args.device) for tensor in evaluation), TEST_BATCH,
+                   split="validation" if args.validate else "test"))
 
 
 class RandomRotation:
@@ -186,8 +167,10 @@ def rotate(images, angles):
 # ------------------------------------------------------------- train and test
 
 
-def train(model, loader, optimizer):
+def train(model, loader, optimizer, scheduler=None):
     """One epoch of training, in place, with a progress bar on a terminal and a line at the end.
+
+    A `scheduler` given here takes a step after each batch; one that steps by the epoch is the caller's.
 
     Returns the mean loss (negative log-likelihood, nats per image) and the
     accuracy in percent, both as the notebooks took them: during the epoch, on the
@@ -219,6 +202,8 @@ def train(model, loader, optimizer):
             bar.set_description(progress(), refresh=False)
         loss.backward()
         optimizer.step()
+        if scheduler:
+            scheduler.step()
 
     for i, loss in enumerate(losses.tolist()):
         check_finite(loss, f"batch {i}: the training loss")
@@ -239,10 +224,10 @@ def test(model, loader):
     """
     log_probabilities, labels = predict(model, loader), loader.labels
     loss = F.nll_loss(log_probabilities, labels).item()
-    check_finite(loss, "after the last batch: the test loss")
+    check_finite(loss, f"after the last batch: the {loader.split} loss")
     correct = (log_probabilities.argmax(dim=1) == labels).sum().item()
     accuracy = 100 * correct / len(labels)
-    print(f"Test set: Average loss: {loss:.4f}, Accuracy: {correct}/{len(labels)} ({accuracy:.2f}%)\n")
+    print(f"{loader.split.title()} set: Average loss: {loss:.4f}, Accuracy: {correct}/{len(labels)} ({accuracy:.2f}%)\n")
     return loss, accuracy
 
 

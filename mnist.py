@@ -46,21 +46,36 @@ class DataError(Exception):
 
 
 def load(data_dir, mirror=None):
-    """Read MNIST from `data_dir`, fetching first what is not there or is damaged.
+    """Read all of MNIST: `(train_images, train_labels, test_images, test_labels)`.
 
-    Returns `(train_images, train_labels, test_images, test_labels)`: uint8 images
-    of shape (N, 28, 28) with 0 for background and 255 for full ink, int64 labels
-    of shape (N,), with N = 60,000 and 10,000. `mirror` is the URL of a folder
-    that holds the four .gz files; it is asked before the public ones.
+    Shapes, arguments and what is raised are those of `load_training` and `load_test`.
+    """
+    return (*load_training(data_dir, mirror), *load_test(data_dir, mirror))
+
+
+def load_training(data_dir, mirror=None):
+    """Read the 60,000 training images and their labels from `data_dir`, fetching first what is not there or is damaged.
+
+    Returns `(images, labels)`: uint8 images of shape (N, 28, 28) with 0 for background and
+    255 for full ink, int64 labels of shape (N,). `mirror` is the URL of a folder that
+    holds the four .gz files; it is asked before the public ones.
 
     Raises DataError if a file is not there or damaged and no mirror has it, OSError if
     `data_dir` cannot be read, or written when it must be.
     """
+    return _load("train", data_dir, mirror)
+
+
+def load_test(data_dir, mirror=None):
+    """`load_training` for the 10,000 test images."""
+    return _load("t10k", data_dir, mirror)
+
+
+def _load(split, data_dir, mirror):
     raw = Path(data_dir) / "MNIST" / "raw"
-    arrays = [read_or_fetch(raw / name, mirror) for name in FILES]
-    for i in (1, 3):  # labels index the log-probabilities, for which torch wants int64
-        arrays[i] = arrays[i].long()
-    return tuple(arrays)
+    # Labels index the log-probabilities, for which torch wants int64.
+    return (read_or_fetch(raw / f"{split}-images-idx3-ubyte", mirror),
+            read_or_fetch(raw / f"{split}-labels-idx1-ubyte", mirror).long())
 
 
 def read_or_fetch(path, mirror=None):

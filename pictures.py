@@ -16,11 +16,12 @@ DARK, LIGHT, GREY = "#1f3f8c", "#e08214", "0.4"  # told apart by brightness, so 
 STYLES = [("#e8a33d", "s", ":"), ("#d1603d", "^", "-."), ("#4f7fb5", "D", "--"), ("#14265c", "o", "-")]
 
 
-def curves(path, title, history):
+def curves(path, title, history, split="test"):
     """Draw training and test loss, training and test accuracy against epoch into the PNG file `path`.
 
     `history` is a list of dicts with `epoch`, `train_loss`, `test_loss` (nats) and
-    `train_accuracy`, `test_accuracy` (percent).
+    `train_accuracy`, `test_accuracy` (percent). `split` is what the images of the
+    latter two are called: test or validation.
     """
     figure = Figure(figsize=(11, 4.8), layout="constrained")
     figure.suptitle(title)
@@ -29,7 +30,7 @@ def curves(path, title, history):
     for axes, what in ((left, "loss"), (right, "accuracy")):
         axes.plot(epochs, [e[f"train_{what}"] for e in history], color=LIGHT, linestyle="--",
                   marker="s", markerfacecolor="white", label=f"training {what}")
-        axes.plot(epochs, [e[f"test_{what}"] for e in history], color=DARK, marker="o", label=f"test {what}")
+        axes.plot(epochs, [e[f"test_{what}"] for e in history], color=DARK, marker="o", label=f"{split} {what}")
         epoch_axis(axes)
     left.set_ylabel("negative log-likelihood (nats per image)")
     left.set_yscale("log")
@@ -65,11 +66,11 @@ def accuracy_axis(axes):
     axes.set_ylabel("accuracy (%), spaced by the logarithm of the errors")
 
 
-def mistakes(path, title, images, labels, probabilities, most=100):
+def mistakes(path, title, images, labels, probabilities, split="test", most=100):
     """Draw the images that were classified wrongly, most confident first, into the PNG file `path`.
 
     `images` (N, 28, 28) in 0..255, `labels` (N,) the true digits, `probabilities`
-    (N, 10). At most `most` are drawn; the heading says how many there are.
+    (N, 10). At most `most` are drawn; the heading says how many there are, and of which `split`.
     """
     confidence, predicted = probabilities.max(dim=1)
     wrong = (predicted != labels).nonzero().flatten()
@@ -89,7 +90,7 @@ def mistakes(path, title, images, labels, probabilities, most=100):
         axes.text(x + 14, y - 1, f"{labels[i]} → {predicted[i]}  {100 * confidence[i]:.0f} %",
                   ha="center", va="bottom", fontsize=9)
     axes.imshow(canvas, cmap="gray_r", vmin=0, vmax=255)
-    heading = f"{title}: {len(wrong):,} of {len(labels):,} test images wrong"
+    heading = f"{title}: {len(wrong):,} of {len(labels):,} {split} images wrong"
     if len(wrong) > most:
         heading += f", the {most} most confident shown"
     figure.suptitle(f"{heading}\ntrue digit → predicted digit, and the model's confidence in it")

@@ -23,6 +23,7 @@ import checkpoint
 import common
 import mnist
 from files import locked, whole
+from loader import Loader
 
 ENDINGS = (".log", ".png", "_mistakes.png", ".json", ".pt")  # a finished run's files
 ELSEWHERE = {"data_dir", "mirror", "out_dir", "resume"}  # arguments that change nothing in a run's figures
@@ -210,11 +211,11 @@ class Run:
             "log": "".join(lines), "finished": finished, **checkpoint.capture(*self.trained)})
 
     def finish(self, model, train_loader, test_loader):
-        """Print the closing table and write every file, given the trained `model` and both loaders."""
+        """Print the closing table and write every file, given the trained `model` and the loaders, as `common.loaders` made them."""
         import pictures  # here, not above: matplotlib would hold up the first epoch by a second
 
         lines = list(self.lines)  # without what follows, should a run with more epochs go on from here
-        as_they_are = common.Loader(train_loader.images, train_loader.labels, common.TEST_BATCH)
+        as_they_are = Loader(train_loader.images, train_loader.labels, common.TEST_BATCH)
         fitted = common.predict(model, as_they_are).argmax(dim=1) == as_they_are.labels
         train_accuracy_eval = 100 * fitted.sum().item() / len(fitted)
         log_probabilities, labels = common.predict(model, test_loader).cpu(), test_loader.labels.cpu()
@@ -224,11 +225,11 @@ class Run:
 
         seconds = time.perf_counter() - self.start
         parameters = sum(p.numel() for p in model.parameters())
-        print(f"{'':16}{'best (epoch)':>16}{'last (epoch)':>16}")
-        for split in ("train", "test"):
-            top, last = best(self.history, f"{split}_accuracy"), self.history[-1]
-            print(f"{split.title() + ' accuracy':16}" + "".join(
-                f"{e[f'{split}_accuracy']:8.2f} % ({e['epoch']:2})".rjust(16) for e in (top, last)))
+        print(f"{'':20}{'best (epoch)':>16}{'last (epoch)':>16}")
+        for name, figure in (("train", "train_accuracy"), (test_loader.split, "test_accuracy")):
+            top, last = best(self.history, figure), self.history[-1]
+            print(f"{name.title() + ' accuracy':20}" + "".join(
+                f"{e[figure]:8.2f} % ({e['epoch']:2})".rjust(16) for e in (top, last)))
         print(f"Training images as they are, nothing dropped: {train_accuracy_eval:.2f} %")
         print(f"Parameters: {parameters:,}\nWall time: {seconds:.1f} s\n")
 
@@ -237,9 +238,10 @@ class Run:
         with whole(self.path(".pt")) as path:
             path.write_bytes(weights.getbuffer())
         with whole(self.path(".png")) as path:
-            pictures.curves(path, self.step, self.history)
+            pictures.curves(path, self.step, self.history, test_loader.split)
         with whole(self.path("_mistakes.png")) as path:
-            pictures.mistakes(path, self.step, test_loader.images.cpu(), labels, log_probabilities.exp())
+            pictures.mistakes(path, self.step, test_loader.images.cpu(), labels, log_probabilities.exp(),
+                              test_loader.split)
         with whole(self.path(".json")) as path:
             path.write_text(as_json({
                 "step": self.step, "network": self.network, "parameters": parameters,

@@ -43,7 +43,7 @@ def load_run(path):
     except (ValueError, RecursionError):
         raise checkpoint.Damaged("it is not JSON, or cut off") from None
     checkpoint.check(run, RUN)
-    checkpoint.check(run["arguments"], {"epochs": int, "seed": int, "dry_run": bool})
+    checkpoint.check(run["arguments"], {"epochs": int, "seed": int, "dry_run": bool, "validate": bool})
     checkpoint.check(run["versions"], {"torch": str})
     checkpoint.check(run["published"], {"best_train_accuracy": float, "best_test_accuracy": float})
     checkpoint.check_history(run["history"])

@@ -24,7 +24,7 @@ HEADINGS = ["step", "parameters", "best train (epoch)", "last train", "best test
 def row(run):
     """One row of the table as a list of strings, from a run's JSON; accuracies in percent."""
     history, published = run["history"], run["published"]
-    cells = [run["step"], f"{run['parameters']:,}"]
+    cells = [run["step"] + " (validation images)" * run["arguments"]["validate"], f"{run['parameters']:,}"]
     for split in ("train_accuracy", "test_accuracy"):
         top = best(history, split)
         cells += [f"{top[split]:.2f} ({top['epoch']})", f"{history[-1][split]:.2f}"]

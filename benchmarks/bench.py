@@ -65,6 +65,7 @@ def ours(step, data_dir):
     import torch
 
     import common
+    from loader import Loader
     lr, arguments, rotation, _ = RECIPES[step]
     args = common.command_line(__doc__).parse_args(["--data-dir", data_dir, "--device", "cpu"])
     train_loader, test_loader = common.loaders(args, common.RandomRotation(rotation) if rotation else None)
@@ -72,7 +73,7 @@ def ours(step, data_dir):
 
     def batch_slice(n):
         some = n * BATCH_SIZE
-        return common.Loader(train_loader.images[:some], train_loader.labels[:some], BATCH_SIZE,
+        return Loader(train_loader.images[:some], train_loader.labels[:some], BATCH_SIZE,
                              shuffle=True, augment=train_loader.augment)
 
     return (model, torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9), common.train, common.test,

@@ -34,7 +34,8 @@ def tensors(data_dir):
 def first_6000(tensors, monkeypatch):
     """Makes the steps see the first 6,000 training images and the first 2,000 test images."""
     some = tensors[0][:6000], tensors[1][:6000], tensors[2][:2000], tensors[3][:2000]
-    monkeypatch.setattr(mnist, "load", lambda *_: some)
+    monkeypatch.setattr(mnist, "load_training", lambda *_: some[:2])
+    monkeypatch.setattr(mnist, "load_test", lambda *_: some[2:])
     return some
 
 

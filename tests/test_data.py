@@ -17,7 +17,8 @@ from torchvision.transforms.functional import rotate as torchvision_rotate
 
 import common
 import mnist
-from conftest import ROOT, assert_one_line, environment, run, run_step
+from conftest import ROOT, STEPS, assert_one_line, environment, run, run_step
+from loader import Loader
 
 # A proxy that refuses at once keeps the public mirrors out of reach wherever the tests run.
 OFFLINE = {**{f"{scheme}_proxy": "http://127.0.0.1:9" for scheme in ("http", "https", "HTTP", "HTTPS")},
@@ -93,7 +94,7 @@ def test_loads_what_torchvision_loads(data_dir, tensors):
 def test_normalised_as_the_notebooks_did(data_dir, tensors):
     reference = datasets.MNIST(data_dir, train=True, transform=transforms.Compose(
         [transforms.ToTensor(), transforms.Normalize((0.1307,), (0.3081,))]))
-    data = torch.cat([data for data, _ in common.Loader(tensors[0], tensors[1], 1000)])
+    data = torch.cat([data for data, _ in Loader(tensors[0], tensors[1], 1000)])
     assert abs(data.mean()) < 1e-3 and abs(data.std() - 1) < 1e-3
     for i in range(0, 60000, 6007):
         assert torch.allclose(data[i], reference[i][0], atol=1e-6)
@@ -101,7 +102,7 @@ def test_normalised_as_the_notebooks_did(data_dir, tensors):
 
 def test_loader_yields_every_image_once_with_its_label(tensors):
     labels = tensors[1][:1000]
-    loader = common.Loader(tensors[0][:1000], labels, 128, shuffle=True)
+    loader = Loader(tensors[0][:1000], labels, 128, shuffle=True)
     batches = list(loader)
     assert len(loader) == len(batches) == 8
     assert [len(target) for _, target in batches] == [128] * 7 + [104]
@@ -111,10 +112,33 @@ def test_loader_yields_every_image_once_with_its_label(tensors):
     def in_one_order(data, labels):
         return sorted(zip(data.flatten(1).tolist(), labels.tolist()))
 
-    in_turn = torch.cat([data for data, _ in common.Loader(tensors[0][:1000], labels, 1000)])
+    in_turn = torch.cat([data for data, _ in Loader(tensors[0][:1000], labels, 1000)])
     assert in_one_order(shuffled, targets) == in_one_order(in_turn, labels)
     again = torch.cat([target for _, target in loader])
     assert not torch.equal(again, targets)  # another order every epoch
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_validate_never_opens_the_test_set(data_dir, tmp_path, step):
+    raw = tmp_path / "data" / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for split in ("images-idx3", "labels-idx1"):
+        (raw / f"train-{split}-ubyte").symlink_to(data_dir / "MNIST" / "raw" / f"train-{split}-ubyte")
+        (raw / f"t10k-{split}-ubyte").mkdir()  # which nobody can open as a file
+    arguments = ["--data-dir", tmp_path / "data", "--out-dir", tmp_path / "out", "--dry-run", "--epochs", 1]
+    assert_one_line(run_step(step, *arguments), "t10k")
+    process = run_step(step, "--validate", *arguments)
+    assert process.returncode == 0, process.stderr
+    assert "Validation set: Average loss" in process.stdout and "Test" not in process.stdout
+
+
+def test_validate_holds_back_the_last_10000_training_images(data_dir, tensors):
+    args = common.command_line("A test.").parse_args(["--validate", "--data-dir", str(data_dir), "--device", "cpu"])
+    train_loader, validation_loader = common.loaders(args, augment=lambda images: images)
+    assert torch.equal(train_loader.images, tensors[0][:50000]) and torch.equal(train_loader.labels, tensors[1][:50000])
+    assert torch.equal(validation_loader.images, tensors[0][50000:])
+    assert torch.equal(validation_loader.labels, tensors[1][50000:])
+    assert validation_loader.augment is None and not validation_loader.shuffle
 
 
 def test_rotation_is_torchvisions(tensors):
@@ -128,8 +152,8 @@ def test_rotation_is_torchvisions(tensors):
 
 def test_rotation_fills_with_the_background(tensors):
     ink = torch.ones(1, 1, 28, 28)
-    loader = common.Loader(torch.full((1, 28, 28), 255, dtype=torch.uint8), torch.zeros(1), 1,
-                           augment=lambda images: common.rotate(images, torch.tensor([45.0])))
+    loader = Loader(torch.full((1, 28, 28), 255, dtype=torch.uint8), torch.zeros(1), 1,
+                    augment=lambda images: common.rotate(images, torch.tensor([45.0])))
     corner = next(iter(loader))[0][0, 0, 0, 0]
     assert corner == pytest.approx((0 - 0.1307) / 0.3081)  # black, normalised: what surrounds every digit
     assert common.rotate(ink, torch.tensor([45.0]))[0, 0, 14, 14] == 1

@@ -17,6 +17,7 @@ import torch
 
 import common
 from conftest import ROOT, STEPS, assert_one_line, environment, run_step
+from loader import Loader
 
 ENDINGS = [".log", ".json", ".png", "_mistakes.png", ".pt", ".ckpt"]
 
@@ -90,7 +91,7 @@ def test_weights_are_those_of_the_run(dry_run, tensors):
     step, _, folder = dry_run
     model = importlib.import_module(step).Net(*([] if step == "step1_basic" else [0.1]))
     model.load_state_dict(torch.load(folder / f"{step}.pt", weights_only=True))
-    _, accuracy = common.test(model, common.Loader(tensors[2][:125], tensors[3][:125], 125))
+    _, accuracy = common.test(model, Loader(tensors[2][:125], tensors[3][:125], 125))
     last = json.loads((folder / f"{step}.json").read_text())["history"][-1]
     assert accuracy == pytest.approx(last["test_accuracy"], abs=0.81)  # one image, for another thread count
 

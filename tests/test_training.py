@@ -9,6 +9,7 @@ import torch
 
 import common
 from conftest import STEPS
+from loader import Loader
 
 
 def train(monkeypatch, tmp_path, step, *arguments):
@@ -98,7 +99,7 @@ def test_seed_governs_the_run(first_6000, monkeypatch, tmp_path):
 def test_train_reports_the_epoch_and_test_leaves_the_model_alone(tensors, capsys):
     torch.manual_seed(0)
     model = importlib.import_module("step1_basic").Net()
-    loader = common.Loader(tensors[0][:500], tensors[1][:500], 100)
+    loader = Loader(tensors[0][:500], tensors[1][:500], 100)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     # Weights that stand still: the mean over the batches is the mean over the images.
     loss, accuracy = common.train(model, loader, optimizer)
@@ -126,7 +127,7 @@ def test_a_gpu_is_not_waited_for_inside_an_epoch(tensors):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
 
     def waits(batches):
-        loader = common.Loader(tensors[0][:128 * batches].cuda(), tensors[1][:128 * batches].cuda(), 128,
+        loader = Loader(tensors[0][:128 * batches].cuda(), tensors[1][:128 * batches].cuda(), 128,
                                shuffle=True, augment=common.RandomRotation(7))
         torch.cuda.set_sync_debug_mode("warn")
         try:
@@ -144,7 +145,7 @@ def test_a_gpu_is_not_waited_for_inside_an_epoch(tensors):
 def test_one_small_batch_counts_by_its_size(tensors):
     torch.manual_seed(0)
     model = importlib.import_module("step1_basic").Net()
-    loader = common.Loader(tensors[0][:130], tensors[1][:130], 128)
+    loader = Loader(tensors[0][:130], tensors[1][:130], 128)
     loss, accuracy = common.train(model, loader, torch.optim.SGD(model.parameters(), lr=0.0))
     means = [torch.nn.functional.nll_loss(model.train()(data), target).item() for data, target in loader]
     assert loss == pytest.approx((128 * means[0] + 2 * means[1]) / 130, rel=1e-5)
