@@ -1,6 +1,6 @@
 # MNIST in four steps. `make` lists what can be made.
 
-STEPS := step1 step2 step3 step4
+STEPS := step1 step2 step3 step4 step5
 SEEDS ?= 1 2 3 4 5
 
 # What a run can be told; empty means the script's own default.
@@ -44,10 +44,11 @@ SHARE = $(if $(PARALLEL),$(if $(OMP_NUM_THREADS),,OMP_NUM_THREADS=$$(c=$$(getcon
 OPTIONS = $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(DEVICE),--device $(DEVICE)) $(ARGS)
 RUN = $(SHARE) $(PYTHON) $(wildcard $@_*.py) --data-dir '$(DATA_DIR)' --out-dir '$(OUT_DIR)' \
       $(if $(SEED),--seed $(SEED)) $(OPTIONS)
-SWEEP = $(PYTHON) sweep.py --seeds '$(SEEDS)' --data-dir '$(DATA_DIR)' --out-dir '$(OUT_DIR)' --make '$(OUT_DIR)/sweep.mk'
-RUN_SWEEP = $(SHARE) $(MAKE) --no-print-directory -f '$(OUT_DIR)/sweep.mk'
+SWEEP_DIR = $(OUT_DIR)
+SWEEP = $(PYTHON) sweep.py --seeds '$(SEEDS)' --data-dir '$(DATA_DIR)' --out-dir '$(SWEEP_DIR)' --make '$(SWEEP_DIR)/sweep.mk'
+RUN_SWEEP = $(SHARE) $(MAKE) --no-print-directory -f '$(SWEEP_DIR)/sweep.mk'
 
-.PHONY: help all $(STEPS) sweep claims report data bench test clean distclean named-python
+.PHONY: help all $(STEPS) sweep claims frontier robustness report data bench test clean distclean named-python
 
 ## help        this list
 help:
@@ -56,7 +57,7 @@ help:
 	@echo
 	@sed -n 's/^## /  /p' Makefile
 
-## all         train step 1 to 4, then print and draw the summary of what is in OUT_DIR
+## all         train step 1 to 5, then print and draw the summary of what is in OUT_DIR
 all: $(STEPS)
 	$(PYTHON) summary.py --out-dir '$(OUT_DIR)'
 
@@ -64,10 +65,11 @@ all: $(STEPS)
 ## step2       train with fewer channels and dropout
 ## step3       train with global average pooling and more capacity
 ## step4       train with rotated images and a decaying learning rate
+## step5       train what beats them all, chosen without the test set
 $(STEPS): $(READY)
 	$(RUN)
 
-## sweep       train the four steps for each of SEEDS="1 2 3 4 5", only what is not finished
+## sweep       train the steps for each of SEEDS="1 2 3 4 5", only what is not finished
 sweep: $(READY)
 	$(SWEEP) -- $(OPTIONS)
 	@+$(RUN_SWEEP)
@@ -78,7 +80,19 @@ claims: $(READY)
 	@+$(RUN_SWEEP)
 	$(PYTHON) claims.py --out-dir '$(OUT_DIR)'
 
-## report      build report.md and report.html from the finished runs of sweep and claims
+## frontier    train step 5 in eight widths, SEEDS="1 2 3", and draw accuracy against size
+frontier: SEEDS = 1 2 3
+frontier: SWEEP_DIR = $(OUT_DIR)/frontier
+frontier: $(READY)
+	$(SWEEP) --frontier -- $(OPTIONS)
+	@+$(RUN_SWEEP)
+	$(PYTHON) frontier.py --out-dir '$(OUT_DIR)'
+
+## robustness  try the trained steps of the sweep on shifted, rotated and noisy test images
+robustness: $(READY)
+	$(PYTHON) robustness.py --data-dir '$(DATA_DIR)' --out-dir '$(OUT_DIR)'
+
+## report      build report.md and report.html from the finished runs of sweep and claims, and of robustness
 report: $(READY)
 	$(PYTHON) report.py --out-dir '$(OUT_DIR)'
 
@@ -94,10 +108,10 @@ bench: $(READY)
 test: $(READY_TO_TEST)
 	DATA_DIR='$(DATA_DIR)' $(PYTHON) -m pytest $(ARGS)
 
-## clean       remove what runs and reports wrote into OUT_DIR, but for the sweep's folders seed1, seed2, ...
+## clean       remove what runs and reports wrote into OUT_DIR, but for the sweep's folders seed1, ..., frontier/seed1, ...
 clean:
 	rm -f $(foreach e,log json png pt ckpt,'$(OUT_DIR)'/step*.$(e)) '$(OUT_DIR)'/step*.lock '$(OUT_DIR)'/.*.incomplete
-	rm -f $(foreach f,summary.md summary.png sweep.mk report.md report.html bench/bench.json,'$(OUT_DIR)'/$(f)) '$(OUT_DIR)'/report_*.png
+	rm -f $(foreach f,summary.md summary.png sweep.mk report.md report.html robustness.json frontier.png frontier/sweep.mk bench/bench.json,'$(OUT_DIR)'/$(f)) '$(OUT_DIR)'/report_*.png
 	! test -d '$(OUT_DIR)' || rmdir '$(OUT_DIR)/bench' '$(OUT_DIR)' 2>/dev/null || true
 
 ## distclean   remove also the environment in .venv and MNIST in DATA_DIR

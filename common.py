@@ -154,14 +154,17 @@ class RandomRotation:
             -self.degrees, self.degrees))
 
 
-def rotate(images, angles):
-    """Rotate images (N, 1, H, W) about their centres, counter-clockwise, by `angles` (N,) in degrees."""
+def rotate(images, angles, mode="nearest"):
+    """Rotate images (N, 1, H, W) about their centres, counter-clockwise, by `angles` (N,) in degrees.
+
+    `mode` is what grid_sample takes: nearest, the notebooks' choice, or bilinear, which is smoother.
+    """
     radians = torch.deg2rad(angles)
     sin, cos, zero = radians.sin(), radians.cos(), torch.zeros_like(radians)
     # Each output pixel asks where it came from: the inverse of the rotation, with y pointing down.
     inverse = torch.stack([cos, -sin, zero, sin, cos, zero], dim=1).view(-1, 2, 3)
     grid = F.affine_grid(inverse, images.shape, align_corners=False)
-    return F.grid_sample(images, grid, mode="nearest", padding_mode="zeros", align_corners=False)
+    return F.grid_sample(images, grid, mode=mode, padding_mode="zeros", align_corners=False)
 
 
 # ------------------------------------------------------------- train and test

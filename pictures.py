@@ -13,7 +13,8 @@ from common import TARGET
 
 DARK, LIGHT, GREY = "#1f3f8c", "#e08214", "0.4"  # told apart by brightness, so in grey too
 # From light to dark along the ladder, each with a mark of its own: told apart in grey too.
-STYLES = [("#e8a33d", "s", ":"), ("#d1603d", "^", "-."), ("#4f7fb5", "D", "--"), ("#14265c", "o", "-")]
+STYLES = [("#e8a33d", "s", ":"), ("#d1603d", "^", "-."), ("#4f7fb5", "D", "--"), ("#14265c", "o", "-"),
+          ("#000000", "v", (0, (6, 2)))]
 
 
 def curves(path, title, history, split="test"):
@@ -100,7 +101,8 @@ def mistakes(path, title, images, labels, probabilities, split="test", most=100)
 def ladder(path, steps):
     """Draw each step's test accuracies over seeds into the PNG file `path`, S5's figure and the target beside them.
 
-    `steps` is a list of dicts with `step`, `last` and `best` (percent, a value per seed) and `published`.
+    `steps` is a list of dicts with `step`, `last` and `best` (percent, a value per seed) and
+    `published` (percent, or None where S5 has nothing).
     """
     figure = Figure(figsize=(9, 5.5), layout="constrained")
     axes = figure.subplots()
@@ -115,8 +117,9 @@ def ladder(path, steps):
             mean = sum(values) / len(values)
             axes.plot([place + side - 0.1, place + side + 0.1], [mean, mean], color=DARK, linewidth=2.5,
                       label="mean over seeds" if not place and side < 0 else None)
-        axes.plot(place + 0.12, step["published"], marker="D", linestyle="", color=LIGHT, markersize=9,
-                  label="S5, best of one run" if not place else None, zorder=1)
+        if step["published"] is not None:
+            axes.plot(place + 0.12, step["published"], marker="D", linestyle="", color=LIGHT, markersize=9,
+                      label="S5, best of one run" if not place else None, zorder=1)
     axes.axhline(TARGET, color=GREY, linestyle=":", linewidth=1.5, label=f"target {TARGET} %")
     axes.set_xticks(range(len(steps)), [step["step"] for step in steps])
     axes.set_xlim(-0.5, len(steps) - 0.5)
@@ -143,6 +146,64 @@ def bands(path, steps):
     accuracy_axis(axes)
     axes.set_title("Test accuracy over seeds: mean, and from lowest to highest")
     axes.legend()
+    figure.savefig(path, format="png", dpi=110)
+
+
+def robustness(path, distortions, means):
+    """Draw accuracy against the strength of each distortion into the PNG file `path`, a line for each step.
+
+    `distortions` maps a kind to its strengths, the first kind being none at all; `means` maps a step to
+    its accuracies (percent) for all of them in turn.
+    """
+    figure = Figure(figsize=(12, 5), layout="constrained")
+    kinds = list(distortions)[1:]
+    panels = figure.subplots(1, len(kinds), sharey=True)
+    first = 1
+    for axes, kind in zip(panels, kinds):
+        strengths = distortions[kind]
+        for (step, accuracies), (color, marker, linestyle) in zip(means.items(), STYLES):
+            axes.plot([0, *strengths], [accuracies[0], *accuracies[first:first + len(strengths)]],
+                      color=color, marker=marker, linestyle=linestyle, label=step)
+        first += len(strengths)
+        accuracy_axis(axes)
+        axes.set_xlabel(kind)
+        axes.set_xticks([0, *strengths])
+        axes.grid(color="0.9")
+        if axes is not panels[0]:
+            axes.set_ylabel("")
+    panels[0].legend(loc="lower left")
+    figure.suptitle("Test images unlike those trained on: mean accuracy over seeds")
+    figure.savefig(path, format="png", dpi=110)
+
+
+def frontier(path, sizes, steps):
+    """Draw test accuracy against the number of parameters into the PNG file `path`: mean over seeds, lowest to highest.
+
+    `sizes` maps a number of parameters of step 5 to its accuracies (percent, a value per seed); `steps`
+    maps the name of another step to (parameters, such accuracies, the accuracy that S5 publishes).
+    """
+    figure = Figure(figsize=(9, 6), layout="constrained")
+    axes = figure.subplots()
+
+    def points(parameters, accuracies, **style):
+        means = [sum(a) / len(a) for a in accuracies]
+        axes.errorbar(parameters, means, capsize=3, **style, yerr=[[m - min(a) for m, a in zip(means, accuracies)],
+                                                                    [max(a) - m for m, a in zip(means, accuracies)]])
+
+    points(list(sizes), list(sizes.values()), color=DARK, marker="o", label="step 5, wider and narrower")
+    for (step, (parameters, accuracies, published)), (color, marker, _) in zip(steps.items(), STYLES):
+        points([parameters], [accuracies], color=color, marker=marker, markersize=8, linestyle="", label=step)
+        axes.plot(parameters, published, color=color, marker=marker, markersize=8, markerfacecolor="white", linestyle="")
+    axes.plot([], [], color=GREY, marker="s", markerfacecolor="white", linestyle="", label="the same in S5, best of one run")
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(FixedLocator([1000, 2000, 3000, 5000, 7000, 10000]))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
+    axes.set_xlabel("parameters")
+    accuracy_axis(axes)
+    axes.grid(color="0.9")
+    axes.set_title("How small: last-epoch test accuracy, mean over seeds, lowest to highest")
+    axes.legend(loc="lower right")
     figure.savefig(path, format="png", dpi=110)
 
 

@@ -12,8 +12,10 @@ import statistics
 import sys
 from pathlib import Path
 
+import checkpoint
 import pictures
-from claims import CLAIMS, STEPS, by_variant
+import robustness
+from claims import CLAIMS, LADDER, STEPS, by_variant
 from common import Parser
 from evidence import MEASURES, RULE, disagreements, table_rows
 from files import whole
@@ -41,7 +43,7 @@ def content(runs, folder):
         draw(folder, "report_ladder.png", pictures.ladder, [
             {"step": step, "last": [MEASURES["test"](run) for run in some],
              "best": [MEASURES["best test"](run) for run in some],
-             "published": some[0]["published"]["best_test_accuracy"]} for step, some in ladder.items()])
+             "published": some[0]["published"].get("best_test_accuracy")} for step, some in ladder.items()])
         shortest = {step: min(len(run["history"]) for run in some) for step, some in ladder.items()}
         draw(folder, "report_epochs.png", pictures.bands,
              {step: [run["history"][:shortest[step]] for run in some] for step, some in ladder.items()})
@@ -56,8 +58,10 @@ def content(runs, folder):
                    ("picture", "report_epochs.png", "Test accuracy against epoch, as a band over seeds for each step")]
     blocks += [("heading", "The claims"), ("table", table_rows(CLAIMS, found)), ("fixed", RULE),
                *(("text", sentence) for sentence in disagreements(CLAIMS, found))]
-    if STEPS[-1] in ladder:
-        blocks += mistakes(ladder[STEPS[-1]], folder)
+    if (folder / "robustness.json").exists():
+        blocks += distortions(robustness.load(folder / "robustness.json"), folder)
+    if LADDER[-1] in ladder:
+        blocks += mistakes(ladder[LADDER[-1]], folder)
     return blocks + [("heading", "To repeat this"), ("fixed", REPEAT)]
 
 
@@ -95,9 +99,10 @@ def ladder_rows(ladder):
             return (f"{statistics.fmean(values):.{digits}f} ± {statistics.stdev(values):.{digits}f} "
                     f"({min(values):.{digits}f} to {max(values):.{digits}f})")
 
+        published = some[0]["published"]
         rows.append([step, f"{some[0]['parameters']:,}", f"{some[0]['multiply_adds']:,}", str(len(some)),
                      cell(MEASURES["test"], 2), cell(MEASURES["best test"], 2),
-                     f"{some[0]['published']['best_test_accuracy']:.2f}",
+                     f"{published['best_test_accuracy']:.2f}" if published else "-",
                      cell(MEASURES["gap"], 2), cell(MEASURES["gap, eval"], 2), cell(lambda run: run["seconds"], 0)])
     return rows
 
@@ -105,6 +110,8 @@ def ladder_rows(ladder):
 def outside(ladder):
     """A sentence for each figure of S5's that none of our seeds reaches, or all of them pass."""
     for step, some in ladder.items():
+        if not some[0]["published"]:
+            continue
         for split, measure in (("training", "best training"), ("test", "best test")):
             published = some[0]["published"]["best_test_accuracy" if split == "test" else "best_train_accuracy"]
             values = [MEASURES[measure](run) for run in some]
@@ -116,7 +123,7 @@ def outside(ladder):
 
 
 def mistakes(some, folder):
-    """The blocks on what the last step's runs get wrong: the digits most of them do, and the confusion matrix."""
+    """The blocks on what the runs `some` of one step get wrong: the digits most of them do, and the confusion matrix."""
     step, n = some[0]["step"], len(some)
     wrong = collections.defaultdict(list)
     for run in some:
@@ -136,6 +143,18 @@ def mistakes(some, folder):
                      "(images counted from 0):"),
             ("table", rows),
             ("picture", "report_confusion.png", f"Which digit {step} takes for which, over all seeds")]
+
+
+def distortions(accuracies, folder):
+    """The blocks on what robustness.py has measured: step -> seed -> accuracies."""
+    draw(folder, "report_robustness.png", pictures.robustness, robustness.DISTORTIONS,
+         robustness.mean_accuracies(accuracies))
+    return [("heading", "Images unlike those trained on"), ("table", robustness.table_rows(accuracies)),
+            ("text", "Accuracy in percent of the final weights, mean over seeds ("
+                     + ", ".join(f"{step}: {len(seeds)}" for step, seeds in accuracies.items()) + "), on the test images "
+                     "each shifted up, down, left or right, or rotated either way, or with normal noise on every "
+                     "pixel (full ink is 1), the same for every step."),
+            ("picture", "report_robustness.png", "Accuracy of each step on shifted, rotated and noisy test images")]
 
 
 def draw(folder, name, picture, *what):
@@ -201,7 +220,7 @@ def main():
             path.write_text(as_markdown(blocks))
         with whole(folder / "report.html") as path:
             path.write_text(as_html(blocks, folder))
-    except OSError as error:
+    except (OSError, checkpoint.Damaged) as error:
         sys.exit(f"report.py: error: {error}")
     print(f"Written: {folder / 'report.md'} {folder / 'report.html'} and {folder}/report_*.png")
     sys.exit(1 if strangers else 0)

@@ -45,7 +45,8 @@ def load_run(path):
     checkpoint.check(run, RUN)
     checkpoint.check(run["arguments"], {"epochs": int, "seed": int, "dry_run": bool, "validate": bool})
     checkpoint.check(run["versions"], {"torch": str})
-    checkpoint.check(run["published"], {"best_train_accuracy": float, "best_test_accuracy": float})
+    if run["published"]:  # a step that S5 does not have leaves it empty
+        checkpoint.check(run["published"], {"best_train_accuracy": float, "best_test_accuracy": float})
     checkpoint.check_history(run["history"])
     if not all(re.fullmatch(r"[\w.+:-]{1,40}", run[name]) for name in ("step", "network", "device", "started")) \
             or not re.fullmatch(r"[\w.+, -]{1,200}", run["machine"]) or not re.fullmatch(r"[\w.+-]{1,40}", run["versions"]["torch"]) \

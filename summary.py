@@ -28,8 +28,8 @@ def row(run):
     for split in ("train_accuracy", "test_accuracy"):
         top = best(history, split)
         cells += [f"{top[split]:.2f} ({top['epoch']})", f"{history[-1][split]:.2f}"]
-    cells += [f"{published['best_train_accuracy']:.2f}", f"{published['best_test_accuracy']:.2f}",
-              f"{len(history)}{' (dry run)' if run['arguments']['dry_run'] else ''}",
+    cells += [f"{published[figure]:.2f}" if published else "-" for figure in ("best_train_accuracy", "best_test_accuracy")]
+    cells += [              f"{len(history)}{' (dry run)' if run['arguments']['dry_run'] else ''}",
               f"{run['seconds'] / 60:.1f}"]
     return cells
 

@@ -1,7 +1,8 @@
 """Which runs over seeds are not finished, as commands that do not depend on each other.
 
-    python sweep.py --seeds "1 2 3 4 5"            # of the four steps
+    python sweep.py --seeds "1 2 3 4 5"            # of the steps
     python sweep.py --seeds "1 2 3 4 5" --claims   # and of the variants that the claims need
+    python sweep.py --seeds "1 2 3" --frontier     # of step 5 in several widths
 
 A run is finished if its JSON file is there, whole, and tells of the same code and
 arguments; one whose recipe has changed since is listed anew. What stands behind --
@@ -13,6 +14,7 @@ import time
 from pathlib import Path
 
 import checkpoint
+import frontier
 from claims import STEPS, VARIANTS
 from common import Parser
 from files import whole
@@ -25,9 +27,8 @@ def folder_of(name, seed, out_dir):
     return folder if name in STEPS else folder / name
 
 
-def finished(name, seed, out_dir, more):
+def finished(name, variant, seed, out_dir, more):
     """Whether that run is there, complete, and of the code and the arguments of now (`more` being given to it too)."""
-    variant = VARIANTS[name]
     try:
         run = load_run(folder_of(name, seed, out_dir) / f"{variant.step}.json")
     except (OSError, checkpoint.Damaged):
@@ -35,9 +36,8 @@ def finished(name, seed, out_dir, more):
     return run["recipe"] == variant.recipe() and variant.matches(run, variant.arguments("--seed", str(seed), *more))
 
 
-def command(name, seed, out_dir, data_dir, more):
+def command(name, variant, seed, out_dir, data_dir, more):
     """The command that makes that run, as a list of words."""
-    variant = VARIANTS[name]
     script = [f"{variant.step}.py", *variant.options] if not variant.net else ["claims.py", name]
     return [sys.executable, *script, "--seed", str(seed), "--data-dir", data_dir,
             "--out-dir", str(folder_of(name, seed, out_dir)), *more]
@@ -58,7 +58,11 @@ def makefile(commands, total, path, out_dir):
 def main():
     parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", default="1 2 3 4 5", help="as in '1 2 3 4 5', the default")
-    parser.add_argument("--claims", action="store_true", help="the variants that the claims need, too")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--claims", action="store_const", dest="variants", const=VARIANTS,
+                       default={step: VARIANTS[step] for step in STEPS}, help="the variants that the claims need, too")
+    which.add_argument("--frontier", action="store_const", dest="variants", const=frontier.VARIANTS,
+                       help="step 5 in several widths, instead")
     parser.add_argument("--out-dir", default="results", help="default: results")
     parser.add_argument("--data-dir", default="data", help="default: data")
     parser.add_argument("--make", metavar="FILE", help="write a makefile that runs the commands, instead of printing them")
@@ -66,10 +70,10 @@ def main():
     args = parser.parse_args()
     if not args.seeds.split() or not all(seed.isdecimal() for seed in args.seeds.split()):
         sys.exit(f"sweep.py: error: --seeds: {args.seeds!r} is not a list of whole numbers")
-    wanted = [(name, int(seed)) for seed in dict.fromkeys(args.seeds.split())
-              for name in (VARIANTS if args.claims else STEPS)]
-    commands = [command(name, seed, args.out_dir, args.data_dir, args.more) for name, seed in wanted
-                if not finished(name, seed, args.out_dir, args.more)]
+    wanted = [(name, variant, int(seed)) for seed in dict.fromkeys(args.seeds.split())
+              for name, variant in args.variants.items()]
+    commands = [command(*run, args.out_dir, args.data_dir, args.more) for run in wanted
+                if not finished(*run, args.out_dir, args.more)]
     if args.make:
         print(f"{len(wanted) - len(commands)} of {len(wanted)} runs done")
         try:

@@ -1,5 +1,6 @@
 """What the tests share: the real MNIST, and the scripts run as processes."""
 import importlib
+import inspect
 import os
 import subprocess
 import sys
@@ -14,7 +15,9 @@ import mnist
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARE = max(1, (os.cpu_count() or 1) // 2)  # of the cores, for each of two
-STEPS = ["step1_basic", "step2_dropout", "step3_gap", "step4_aug_lr"]
+LADDER = ["step1_basic", "step2_dropout", "step3_gap", "step4_aug_lr"]  # the steps of S5
+STEPS = [*LADDER, "step5_beyond"]
+
 
 @pytest.fixture(scope="session")
 def data_dir():
@@ -37,6 +40,12 @@ def first_6000(tensors, monkeypatch):
     monkeypatch.setattr(mnist, "load_training", lambda *_: some[:2])
     monkeypatch.setattr(mnist, "load_test", lambda *_: some[2:])
     return some
+
+
+def network(step):
+    """An untrained network of `step`, with some dropout where it has any."""
+    net = importlib.import_module(step).Net
+    return net(0.1) if "dropout" in inspect.signature(net).parameters else net()
 
 
 def environment(**changes):

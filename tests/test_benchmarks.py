@@ -8,12 +8,12 @@ import torch
 import bench
 import layers
 import notebook_era
-from conftest import STEPS
+from conftest import LADDER
 from recipes import RECIPES
 from test_training import train
 
 
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("step", LADDER)
 def test_the_yardstick_is_the_same_network_with_torchs_own_layers(step):
     torch.manual_seed(1)
     reference, optimizer, _ = notebook_era.network(step)
@@ -37,7 +37,7 @@ def test_the_yardstick_is_the_same_network_with_torchs_own_layers(step):
         assert torch.allclose(a.grad, b.grad, rtol=1e-3, atol=1e-3 * b.grad.abs().max() + 1e-6)
 
 
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("step", LADDER)
 def test_recipes_are_those_of_the_steps(step, first_6000, monkeypatch, tmp_path):
     train(monkeypatch, tmp_path, step, "--dry-run", "--epochs", 1)
     arguments = json.loads((tmp_path / f"{step}.json").read_text())["arguments"]

@@ -87,7 +87,7 @@ def test_the_same_command_on_two_threads(data_dir, tmp_path):
     assert figures(tmp_path / "once") == figures(tmp_path / "again")
 
 
-@pytest.mark.parametrize("step", ["step1_basic", "step4_aug_lr"])
+@pytest.mark.parametrize("step", ["step1_basic", "step4_aug_lr", "step5_beyond"])
 def test_the_same_command_gives_the_same_figures_and_weights(step, first_6000, monkeypatch, data_dir, tmp_path):
     once, again, other = (train_here(step, monkeypatch, data_dir, tmp_path / str(i), "--seed", seed)
                           for i, seed in enumerate("778"))
@@ -97,7 +97,7 @@ def test_the_same_command_gives_the_same_figures_and_weights(step, first_6000, m
 
 def test_the_number_of_test_images_does_not_touch_training(first_6000, monkeypatch, data_dir, tmp_path):
     many = train_here("step4_aug_lr", monkeypatch, data_dir, tmp_path / "many")
-    monkeypatch.setattr(mnist, "load", lambda *_: (*first_6000[:2], first_6000[2][:300], first_6000[3][:300]))
+    monkeypatch.setattr(mnist, "load_test", lambda *_: (first_6000[2][:300], first_6000[3][:300]))
     few = train_here("step4_aug_lr", monkeypatch, data_dir, tmp_path / "few")
     assert many[2] == few[2]
     assert many[0][-1]["test_accuracy"] != few[0][-1]["test_accuracy"]

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from conftest import ROOT, SHARE, STEPS, environment, run
+from conftest import LADDER, ROOT, SHARE, STEPS, environment, run
 
 DRY = ["ARGS=--dry-run", "EPOCHS=2", f"PYTHON={sys.executable}"]
 
@@ -23,7 +23,8 @@ def tree(tmp_path):
 def test_make_alone_lists_every_target_with_a_line(tree):
     process = run("make", cwd=tree)
     assert process.returncode == 0
-    for target in ("all", "step1", "step2", "step3", "step4", "data", "bench", "test", "clean", "distclean", "help"):
+    for target in ("all", "step1", "step2", "step3", "step4", "step5", "sweep", "claims",
+                   "frontier", "robustness", "report", "data", "bench", "test", "clean", "distclean", "help"):
         assert re.search(rf"^ +{target} +\w.+", process.stdout, re.MULTILINE), target
     assert not (tree / ".venv").exists()
 
@@ -36,7 +37,7 @@ def test_all_runs_the_steps_in_order_and_reports(tree, data_dir):
     assert {path.suffix for path in results.glob("step*")} == {".log", ".json", ".png", ".pt", ".ckpt"}
     summary = (results / "summary.md").read_text()
     assert summary in process.stdout
-    for step, published in zip(STEPS, ("99.75", "99.02", "99.40", "99.32")):
+    for step, published in zip(LADDER, ("99.75", "99.02", "99.40", "99.32")):
         assert re.search(rf"^\| {step} .*\| +{published} \|.* 2 \(dry run\) \|", summary, re.MULTILINE)
     assert (results / "summary.png").read_bytes().startswith(b"\x89PNG")
 

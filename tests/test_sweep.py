@@ -48,7 +48,7 @@ def test_the_report_names_what_is_no_run_and_reports_the_rest(reported):
     named = [re.search(r"seed3/(\w+)\.json is no finished run", line)[1] for line in process.stderr.splitlines()]
     assert named == ["step1_basic", "step2_dropout", "step3_gap"]
     text = (folder / "report.md").read_text()
-    assert "26 runs of 5 epochs, seeds 1 to 2" in text and "torch 2." in text
+    assert "28 runs of 5 epochs, seeds 1 to 2" in text and "torch 2." in text
     for step in STEPS:
         assert re.search(rf"^\| {step} .*\| +99\.22 ± 0\.01 \(99\.21 to 99\.22\) \|", text, re.MULTILINE)
     for claim in claims.CLAIMS:
@@ -139,17 +139,17 @@ def test_a_sweep_stopped_and_started_again_redoes_only_what_was_unfinished(tree,
     process = subprocess.Popen(words, cwd=tree, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                                text=True, start_new_session=True)
     for line in process.stdout:
-        if line.startswith("2 of 8 runs done"):  # both of the first pair
+        if line.startswith("2 of 10 runs done"):  # both of the first pair
             break
     os.killpg(process.pid, signal.SIGTERM)
     process.communicate(timeout=60)
     assert process.returncode != 0
     first = written(tree)
-    assert 2 <= len(first) < 8
+    assert 2 <= len(first) < 10
 
     again = run(*words, cwd=tree, OMP_NUM_THREADS="")
     assert again.returncode == 0, again.stderr
-    assert f"{len(first)} of 8 runs done\n" in again.stdout and "8 of 8 runs done, about 0 min left" in again.stdout
+    assert f"{len(first)} of 10 runs done\n" in again.stdout and "10 of 10 runs done, about 0 min left" in again.stdout
     second = written(tree)
     assert sorted(second) == sorted(f"seed{seed}/{step}" for seed in (5, 6) for step in STEPS)
     assert {name: second[name] for name in first} == first
@@ -161,7 +161,7 @@ def test_a_sweep_stopped_and_started_again_redoes_only_what_was_unfinished(tree,
     other = tree / "step2_dropout.py"
     other.write_text(other.read_text() + "# a thought\n")
     third = run(*words, cwd=tree)
-    assert third.returncode == 0 and "6 of 8 runs done\n" in third.stdout, third.stderr
+    assert third.returncode == 0 and "8 of 10 runs done\n" in third.stdout, third.stderr
     assert {name for name, when in written(tree).items() if when != second[name]} == {"seed5/step3_gap", "seed6/step3_gap"}
 
 
@@ -170,7 +170,7 @@ def test_the_commands_are_independent_and_complete(tmp_path):
                   "--", "--epochs", 7)
     assert process.returncode == 0, process.stderr
     commands = process.stdout.splitlines()
-    assert len(commands) == len(set(commands)) == 39
+    assert len(commands) == len(set(commands)) == 42
     assert all("--epochs 7" in line and f"'{tmp_path}/a b/seed" in line for line in commands)
     assert sum("step4_aug_lr.py --rotation 0 --seed 2" in line for line in commands) == 1
     assert sum("claims.py step2_without_batch_norm --seed 3" in line for line in commands) == 1
