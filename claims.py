@@ -19,7 +19,7 @@ import checkpoint
 import records
 import step2_dropout
 from common import Parser
-from evidence import RULE, Claim, Part, disagreements, table_rows
+from evidence import RULE, Claim, Part, disagreements, table_rows, verdict_rows
 from layers import BatchNorm2d
 from runs import load_runs, sweep_files
 from tables import markdown
@@ -167,7 +167,8 @@ def main():
     if not runs:
         sys.exit(f"claims.py: error: no finished run in {folder}/seed*")
     found, others = by_variant(runs)
-    print(markdown(table_rows(CLAIMS, found)), RULE, *disagreements(CLAIMS, found), sep="\n\n")
+    print(markdown(table_rows(CLAIMS, found)), RULE, *disagreements(CLAIMS, found), "In short:",
+          markdown(verdict_rows(CLAIMS, found)), sep="\n\n")
     sys.exit(1 if strangers or others else 0)
 
 

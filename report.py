@@ -67,6 +67,7 @@ def content(runs, folder):
 
 REPEAT = """\
 make -j2 claims     # all runs, two at a time; stop it and start it again as you like
+make robustness     # the trained steps on distorted test images
 make report"""
 
 
@@ -76,13 +77,20 @@ def provenance(runs):
         values = sorted(set(values))
         return f"{values[0]}" if len(values) == 1 else f"{values[0]} to {values[-1]}"
 
+    def ranges(numbers):
+        """As in "1 to 5, 11 to 20"."""
+        numbers = sorted(set(numbers))
+        starts = [n for n in numbers if n - 1 not in numbers]
+        ends = [n for n in numbers if n + 1 not in numbers]
+        return ", ".join(f"{a}" if a == b else f"{a} to {b}" for a, b in zip(starts, ends))
+
     def kinds(values):
         return ", ".join(f"{value} ({n} runs)" if n < len(runs) else str(value)
                          for value, n in collections.Counter(values).most_common())
 
     return (f"{len(runs)} runs of {span(len(run['history']) for run in runs)} epochs, "
             f"{'dry, ' if any(run['arguments']['dry_run'] for run in runs) else ''}"
-            f"seeds {span(run['arguments']['seed'] for run in runs)}, made from {span(run['started'][:16] for run in runs)} "
+            f"seeds {ranges(run['arguments']['seed'] for run in runs)}, made from {span(run['started'][:16] for run in runs)} "
             f"on {kinds(run['machine'] for run in runs)}; device {kinds(run['device'] for run in runs)}, threads "
             f"{kinds(run['threads'] for run in runs)}, torch {kinds(run['versions']['torch'] for run in runs)}.")
 

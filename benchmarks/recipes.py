@@ -7,3 +7,11 @@ RECIPES = {
     "step3_gap": (0.01, (0.007,), 0, 1),
     "step4_aug_lr": (0.1, (0.007,), 7, 0.6),
 }
+
+# The fewest epochs after which the last one's test accuracy is at least 99.40 % on average over seeds, by
+# the runs in docs/runs. Step 4's schedule does not depend on their number, so its first epochs are those of 15.
+TO_TARGET = {
+    "step 4, notebook pipeline": ("benchmarks/notebook_era.py", "step4_aug_lr", "--epochs", "11"),
+    "step 4": ("step4_aug_lr.py", "--epochs", "9"),
+    "step 5": ("step5_beyond.py", "--epochs", "6"),
+}

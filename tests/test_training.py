@@ -99,7 +99,7 @@ def test_seed_governs_the_run(first_6000, monkeypatch, tmp_path):
 def test_train_reports_the_epoch_and_test_leaves_the_model_alone(tensors, capsys):
     torch.manual_seed(0)
     model = importlib.import_module("step1_basic").Net()
-    loader = Loader(tensors[0][:500], tensors[1][:500], 100)
+    loader = Loader(tensors[0][:500], tensors[1][:500], 100, split="test")
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     # Weights that stand still: the mean over the batches is the mean over the images.
     loss, accuracy = common.train(model, loader, optimizer)
