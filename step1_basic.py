@@ -5,19 +5,19 @@ Target
     images normalised and a batch norm after every convolution but the last. How
     large the network is does not matter yet.
 
-Result (15 epochs; accuracies in percent, epochs counted from 0)
-                    parameters   best train   best test   last train   last test
-    S5                  10,970        99.75       99.29            -           -
-    ours, seed 1        10,970   99.75 (14)  99.18 (14)        99.75       99.18
+Result (15 epochs; accuracies in percent, mean ± standard deviation over seeds)
+                      parameters    best train     best test    last train     last test
+    S5, one run           10,970         99.75         99.29             -             -
+    ours, 5 seeds         10,970  99.79 ± 0.02  99.21 ± 0.10  99.79 ± 0.02  99.17 ± 0.07
 
 Analysis
-    0.57 points lie between training and test accuracy at the last epoch, and next
-    to nothing is left to learn from the training images: the network overfits, if
-    mildly. S5 concludes that training longer would not bring 99.4 %.
+    0.62 points lie between training and test accuracy at the last epoch, more than in
+    any later step, and next to nothing is left to learn from the training images: the
+    network overfits, as S5 says. It concludes that training longer would not bring 99.4 %.
     Nearly half of the parameters, 4,900, sit in the last convolution, whose 7x7
     kernel looks at the whole map at once. That is where to save.
-    S5 reads its jagged test curve as a learning rate that is a bit high. Ours is
-    jagged too, up to epoch 6; one run does not tell whether the rate is why.
+    S5 reads its jagged test curve as a learning rate that is a bit high. Ours with a
+    third of the rate is as jagged over the last five epochs: five seeds cannot tell.
 """
 import torch
 import torch.nn as nn

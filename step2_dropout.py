@@ -5,20 +5,22 @@ Target
     10,000 parameters. So: at most 16 channels, and dropout with p = 0.1 before
     the ReLU from the third convolution on.
 
-Result (15 epochs; accuracies in percent, epochs counted from 0)
-                    parameters   best train   best test   last train   last test
-    S5                   6,864        99.02       99.28            -           -
-    ours, seed 1         6,864   99.03 (14)  99.21 (13)        99.03       99.00
+Result (15 epochs; accuracies in percent, mean ± standard deviation over seeds)
+                      parameters    best train     best test    last train     last test
+    S5, one run            6,864         99.02         99.28             -             -
+    ours, 5 seeds          6,864  99.02 ± 0.03  99.21 ± 0.04  99.01 ± 0.03  99.20 ± 0.05
 
 Analysis
-    The gap is all but closed: training accuracy ends 0.03 points above test
-    accuracy. Test accuracy has not gained: it ends 0.18 points below step 1's, a
-    difference that chance alone can make (the standard error of each is 0.1).
-    Training accuracy is taken with dropout at work, so part of the narrowing may be
-    the measure and not the network.
+    The gap is closed: printed training accuracy ends 0.19 points below test accuracy.
+    Dropout is what closes it; without, it would be 0.42 above. Part of that is the
+    measure, as training accuracy is taken with dropout at work: the final weights
+    reach 99.34 on the same images with nothing dropped, 0.15 above test.
+    Whether dropout raises test accuracy, five seeds cannot tell (0.09 higher, give or
+    take 0.18). Batch norm does: without it test accuracy ends 0.28 lower.
     S5's heading for this step speaks of global average pooling, its table has
     none: the last convolution still reads the whole 5x5 map, with 2,500 of the
-    6,864 parameters. Step 3 replaces it.
+    6,864 parameters. Pooling in its place costs 0.16 points. Step 3 pools all the
+    same, and spends those parameters elsewhere.
 """
 import torch
 import torch.nn as nn

@@ -6,17 +6,21 @@ Target
     it. And hardly any dropout, p = 0.007: with 0.1, S5 reports, training accuracy
     did not get beyond 99.01.
 
-Result (15 epochs; accuracies in percent, epochs counted from 0)
-                    parameters   best train   best test   last train   last test
-    S5                   8,008        99.40       99.37            -           -
-    ours, seed 1         8,008   99.42 (14)  99.24 (10)        99.42       99.09
+Result (15 epochs; accuracies in percent, mean ± standard deviation over seeds)
+                      parameters    best train     best test    last train     last test
+    S5, one run            8,008         99.40         99.37             -             -
+    ours, 5 seeds          8,008  99.40 ± 0.03  99.28 ± 0.05  99.40 ± 0.04  99.23 ± 0.07
 
 Analysis
     With a receptive field of 28 pixels after the average, every score sees the whole
-    image, at 160 parameters instead of 2,500. Training accuracy is 0.39 points up
-    on step 2 and 0.33 above test accuracy, which S5 found level.
-    Dropout and capacity changed together, so this run does not say which of them
-    did it.
+    image, at 160 parameters instead of 2,500.
+    Training accuracy does rise with less dropout, as S5 says: to 99.40, where 0.1
+    stops at 98.88. Test accuracy ends where step 2 had it. Whether the added capacity
+    wins back what pooling costs, five seeds cannot tell; with dropout at 0.1 as in
+    step 2, none of it is seen (99.03, against 99.04 without the capacity).
+    S5 found no overfitting. The final weights on the plain training images say
+    otherwise: 0.36 points above test. And 0.007 of dropout or none at all makes no
+    difference that five seeds could tell.
 """
 import torch
 import torch.nn as nn

@@ -6,24 +6,25 @@ Target
     turned by up to 7 degrees, afresh every epoch. The learning rate starts at 0.1
     and is multiplied by 0.6 every second epoch: large steps first, small ones last.
 
-Result (15 epochs; accuracies in percent, epochs counted from 0)
-                    parameters   best train   best test   last train   last test
-    S5                   7,852        99.32       99.46            -           -
-    ours, seed 1         7,852   99.41 (14)  99.46 (11)        99.41       99.43
+Result (15 epochs; accuracies in percent, mean ± standard deviation over seeds)
+                      parameters    best train     best test    last train     last test
+    S5, one run            7,852         99.32         99.46             -             -
+    ours, 5 seeds          7,852  99.40 ± 0.03  99.46 ± 0.07  99.39 ± 0.03  99.43 ± 0.04
 
 Analysis
-    The target is met: from epoch 8 on every epoch but one (99.39) is at or above it.
-    Training accuracy ends 0.02 points below test accuracy. S5 reads training below
-    test as underfitting; it may in part be the measure, since training accuracy is
-    taken on the rotated images.
-    Over the last five epochs test accuracy stays within 0.07 points: as the
-    learning rate falls, the epochs come to agree.
+    The target is met on average, and in the last epoch by four of five seeds (99.39 to
+    99.49), which is too few to call it consistent.
+    The schedule steadies the end: over the last five epochs test accuracy spreads by
+    0.02 points, against 0.10 with the rate held at 0.1. The high start pays: from 0.01
+    the same schedule ends 0.21 lower.
+    Whether rotation raises test accuracy, five seeds cannot tell: 0.06 higher, give or
+    take 0.13. S5 reads training below test as underfitting. It is the measure:
+    training accuracy is taken on rotated images by moving weights; the final ones on
+    the plain images reach 99.66, 0.23 above test.
     S5 names two changes, rotation and schedule. Its table holds a third: the
     network is another than step 3's (narrower in the middle, 50 channels at the end,
     dropout after the first two convolutions as well), so the two steps do not
     compare augmentation alone.
-    Over seeds 1 to 5, each on one thread, the last epoch reaches 99.43 % on average
-    (99.39 to 99.49), four of the five at or above 99.40.
 """
 import torch
 import torch.nn as nn
