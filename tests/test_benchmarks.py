@@ -1,6 +1,8 @@
 """The benchmark compares like with like, and counts right."""
 import importlib
 import json
+import statistics
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,7 +11,7 @@ import bench
 import layers
 import notebook_era
 from conftest import LADDER
-from recipes import RECIPES
+from recipes import RECIPES, TO_TARGET
 from test_training import train
 
 
@@ -64,3 +66,20 @@ def test_a_measurement_trains_and_tests(pipeline, data_dir):
     measured = bench.in_process_of_its_own(pipeline, "step4_aug_lr", 2, str(data_dir))
     assert measured.keys() == bench.FIGURES.keys()
     assert all(value > 0 for value in measured.values()) and measured["memory"] > 100
+
+
+def test_seconds_to_the_target(data_dir):
+    seconds, accuracy = bench.run_to_target(("step4_aug_lr.py", "--epochs", "2", "--dry-run"), 1, str(data_dir))
+    assert 0 < seconds < 60 and 0 <= accuracy <= 100
+    table = bench.target_table({"a": [(10.0, 99.4), (12.0, 99.5)]})
+    assert "| a | 11.0 | 10.0 to 12.0 | 99.45 | 2 |" in table
+
+
+def test_epochs_to_the_target_are_those_of_the_runs_in_docs():
+    folder = Path(bench.ROOT) / "docs" / "runs"
+    for what, pattern in (("step 4", "seed*/step4_aug_lr.json"), ("step 4, notebook pipeline", "notebook/*.json")):
+        histories = [json.loads(path.read_text())["history"] for path in folder.glob(pattern)]
+        means = [statistics.fmean(epoch["test_accuracy"] for epoch in epochs) for epochs in zip(*histories, strict=True)]
+        assert len(histories) == 5 and len(means) == 15
+        first = next(i for i, mean in enumerate(means, start=1) if round(mean, 3) >= 99.4)
+        assert TO_TARGET[what][-1] == str(first), what
