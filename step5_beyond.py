@@ -62,28 +62,35 @@ class Net(nn.Module):
         return F.log_softmax(x.flatten(1), dim=1)
 
 
-class RandomAffine:
-    """Rotates, shifts, scales and shears each image of a batch by amounts of its own, all drawn uniformly.
+class RandomWarp:
+    """Rotates, shifts, scales, shears and crumples each image of a batch, by amounts of its own.
 
-    Up to `degrees` of rotation and `shear` degrees of slant either way, up to `shift`
-    pixels in each direction, larger or smaller by up to the factor 1 + `scale`.
+    Uniformly drawn: up to `degrees` of rotation and `shear` degrees of slant either way, up to
+    `shift` pixels in each direction, larger or smaller by up to the factor 1 + `scale`. On top,
+    a 5x5 grid of points is moved by normal amounts of standard deviation `elastic` pixels,
+    and what lies between them smoothly with them (after Simard, Steinkraus and Platt, "Best
+    practices for convolutional neural networks", ICDAR 2003). All amounts are multiplied by `strength`.
     """
 
-    def __init__(self, degrees, shift, scale, shear):
-        self.degrees, self.shift, self.scale, self.shear = degrees, shift, scale, shear
+    def __init__(self, degrees, shift, scale, shear, elastic):
+        self.degrees, self.shift, self.scale, self.shear, self.elastic = degrees, shift, scale, shear, elastic
+        self.strength = 1.0
 
     def __call__(self, images):
         def draw(most):
-            return torch.empty(len(images), device=images.device).uniform_(-most, most)
+            return torch.empty(len(images), device=images.device).uniform_(-most, most) * self.strength
 
         angle, slant = torch.deg2rad(draw(self.degrees)), torch.tan(torch.deg2rad(draw(self.shear)))
         size = (draw(1) * math.log1p(self.scale)).exp()
         # affine_grid measures in half images, from the centre.
-        x, y = (draw(self.shift) / (side / 2) for side in (images.shape[3], images.shape[2]))
+        half = images.shape[-1] / 2
+        x, y = draw(self.shift) / half, draw(self.shift) / half
         # From each output pixel back to where it came from: sheared, rotated, scaled, shifted.
         sin, cos = angle.sin() / size, angle.cos() / size
         inverse = torch.stack([cos, slant * cos - sin, x, sin, slant * sin + cos, y], dim=1).view(-1, 2, 3)
         grid = F.affine_grid(inverse, images.shape, align_corners=False)
+        moved = torch.randn(len(images), 2, 5, 5, device=images.device) * (self.strength * self.elastic / half)
+        grid = grid + F.interpolate(moved, images.shape[2:], mode="bicubic", align_corners=True).permute(0, 2, 3, 1)
         return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
@@ -100,7 +107,7 @@ def main():
 
     with records.Run(__file__, Net, args, S5) as run:  # from here on, print() goes to the log too
         common.make_repeatable(args)
-        augment = RandomAffine(degrees=10, shift=1.5, scale=0.1, shear=5)
+        augment = RandomWarp(degrees=10, shift=1.5, scale=0.1, shear=5, elastic=0.7)
         train_loader, test_loader = common.loaders(args, augment)
         model = Net(args.width).to(args.device, memory_format=torch.channels_last)
         common.summary(model)
@@ -113,6 +120,8 @@ def main():
 
         first = run.resume(model, optimizer, scheduler)  # 0, unless --resume finds a checkpoint
         for epoch in range(first, args.epochs):
+            # Towards plain images over the last three tenths, since plain ones are what will be read.
+            augment.strength = min(1.0, (args.epochs - epoch - 0.5) / (0.3 * args.epochs))
             lr = optimizer.param_groups[0]["lr"]
             print(f"EPOCH: {epoch}\nLearning rate: {lr:g}")
             train = common.train(model, train_loader, optimizer, scheduler)

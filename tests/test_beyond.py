@@ -46,7 +46,7 @@ def test_learning_rate_rises_for_a_fifth_of_all_batches_and_falls_to_zero(first_
 
 def test_without_amounts_nothing_is_changed(tensors):
     images = tensors[0][:50].unsqueeze(1) / 255
-    assert (step5_beyond.RandomAffine(0, 0, 0, 0)(images) - images).abs().max() < 1e-4
+    assert (step5_beyond.RandomWarp(0, 0, 0, 0, 0)(images) - images).abs().max() < 1e-4
 
 
 @pytest.mark.parametrize("what, amounts", [("degrees", (10, 0, 0, 0)), ("shift", (0, 2, 0, 0)),
@@ -56,7 +56,7 @@ def test_each_amount_is_within_its_bounds_and_reaches_them(tensors, monkeypatch,
     monkeypatch.setattr(step5_beyond.F, "affine_grid", lambda inverse, shape, align_corners: grids.append(inverse)
                         or torch.zeros(*shape[:1], *shape[2:], 2))
     torch.manual_seed(0)
-    step5_beyond.RandomAffine(*amounts)(torch.zeros(5000, 1, 28, 28))
+    step5_beyond.RandomWarp(*amounts, 0)(torch.zeros(5000, 1, 28, 28))
     (a, b, x), (c, d, y) = grids[0].permute(1, 2, 0)
     found = {"degrees": torch.rad2deg(torch.atan2(c, a)), "shift": x * 14, "scale": 1 / (a * d - b * c).sqrt(),
              "shear": torch.rad2deg(torch.atan((a * b + c * d) / (a * a + c * c)))}
@@ -74,10 +74,30 @@ def test_rotation_and_size_are_torchvisions(tensors, monkeypatch):
     images = tensors[0][:20].unsqueeze(1) / 255
     drawn = iter([9.0, 0.0, 1.0, 0.0, 0.0])  # degrees, shear, size, shift in x and in y
     monkeypatch.setattr(torch.Tensor, "uniform_", lambda self, low, high: self.fill_(next(drawn)))
-    warped = step5_beyond.RandomAffine(10, 3, 0.2, 5)(images)
+    warped = step5_beyond.RandomWarp(10, 3, 0.2, 5, 0)(images)
     reference = affine(images, angle=-9.0, translate=[0, 0], scale=1.2, shear=[0.0],
                        interpolation=InterpolationMode.BILINEAR)
     assert (warped - reference).abs().max() < 1e-3
+
+
+def test_crumpling_moves_points_by_as_much_as_it_says(monkeypatch):
+    torch.manual_seed(0)
+    grids = []
+    monkeypatch.setattr(step5_beyond.F, "grid_sample", lambda images, grid, **_: grids.append(grid))
+    plain = torch.zeros(2000, 1, 28, 28)
+    step5_beyond.RandomWarp(0, 0, 0, 0, 0)(plain)
+    step5_beyond.RandomWarp(0, 0, 0, 0, 0.7)(plain)
+    moved = (grids[1] - grids[0]) * 14  # pixels
+    assert moved[:, ::27, ::27].std() == pytest.approx(0.7, rel=0.05)  # the corners are points of the grid
+    assert (moved[:, 1:] - moved[:, :-1]).abs().max() < 1.5  # smooth: neighbours go together
+
+
+def test_the_warp_fades_over_the_last_three_tenths(first_6000, monkeypatch, tmp_path):
+    strengths = []
+    monkeypatch.setattr(step5_beyond.RandomWarp, "__call__",
+                        lambda self, images: strengths.append(self.strength) or images)
+    train(monkeypatch, tmp_path, "step5_beyond", "--epochs", 10, "--dry-run")
+    assert strengths == pytest.approx([1] * 7 + [2.5 / 3, 1.5 / 3, 0.5 / 3])
 
 
 # -------------------------------------------------------------------- frontier
