@@ -203,7 +203,7 @@ def frontier(path, sizes, steps):
     accuracy_axis(axes)
     axes.grid(color="0.9")
     axes.set_title("How small: last-epoch test accuracy, mean over seeds, lowest to highest")
-    axes.legend(loc="lower right")
+    axes.legend(loc="upper left")
     figure.savefig(path, format="png", dpi=110)
 
 
