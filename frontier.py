@@ -9,7 +9,6 @@ import statistics
 import sys
 from pathlib import Path
 
-import pictures
 from claims import LADDER, Variant, by_variant
 from common import TARGET, Parser
 from evidence import MEASURES
@@ -52,6 +51,8 @@ def smallest(sizes):
 
 
 def main():
+    import pictures  # here, not above: sweep.py takes VARIANTS from this file, and needs no matplotlib
+
     parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--out-dir", default="results", metavar="DIR",
                         help="folder of the sweep, where the picture goes too (default: results)")

@@ -81,7 +81,7 @@ def ours(step, data_dir):
     def batch_slice(n):
         some = n * BATCH_SIZE
         return Loader(train_loader.images[:some], train_loader.labels[:some], BATCH_SIZE,
-                             shuffle=True, augment=train_loader.augment)
+                      shuffle=True, augment=train_loader.augment)
 
     return (model, torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9), common.train, common.test,
             batch_slice, test_loader)
