@@ -65,7 +65,7 @@ all: $(STEPS)
 ## step2       train with fewer channels and dropout
 ## step3       train with global average pooling and more capacity
 ## step4       train with rotated images and a decaying learning rate
-## step5       train what is to go beyond them, a draft, chosen without the test set
+## step5       train what goes beyond them, chosen without the test set
 $(STEPS): $(READY)
 	$(RUN)
 

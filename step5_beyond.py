@@ -1,12 +1,30 @@
 """Step 5: what the same budget allows, chosen without the test set.
 
 Target
-    As much of the test set as fewer than 8,000 parameters can get in 15 epochs,
-    on average over seeds and in the last epoch. Everything here was chosen with
-    --validate, which trains on 50,000 of the training images and judges by the
-    other 10,000; the test set is opened once, when nothing is left to choose.
+    99.60 % of the test images on average over seeds and in the last epoch, and 99.50
+    in the worst, with fewer than 8,000 parameters and 15 epochs. Everything here was
+    chosen with --validate, which trains on 50,000 of the training images and judges by
+    the other 10,000; the test set was opened once, when nothing was left to choose.
 
-    That is still to come: this is a draft, and no figure of it has been published.
+Result (15 epochs; accuracies in percent, mean ± standard deviation over seeds)
+                      parameters    best train     best test    last train     last test
+    ours, 10 seeds         7,856  99.64 ± 0.02  99.52 ± 0.05  99.64 ± 0.02  99.52 ± 0.05
+
+Analysis
+    The target is missed: 99.52, from 99.44 to 99.60, where step 4 gets 99.43. The last
+    epoch is the best one now, or within 0.01 of it: the learning rate ends at zero.
+    What each element is worth was measured on the validation images (docs/search.md;
+    differences in accuracy ± standard error, three seeds each, most of them too small to tell).
+    Fading the warps out pays: 0.04 ± 0.02 lower without. Crumpling cannot be told
+    (accuracy 0.02 ± 0.02 higher without it, loss higher too). Of rotation, shift, scale
+    and shear none is missed alone; with none of them accuracy falls by
+    0.04 ± 0.02. Rotation stays for the sake of rotated digits (turned by 20 degrees, 97.8
+    are read, without it 97.1), shift for shifted ones (by 3 pixels, 98.2 against 95.5).
+    Step 4's schedule ends 0.05 ± 0.04 lower. The warm-up cannot be told, neither at 15
+    epochs nor at 4, nor can the residual block. Nothing was gained by stronger warps,
+    label smoothing, an average of the weights, other batch sizes or Adam.
+    The network cannot be told from step 4's in accuracy, but pools at once and so takes
+    less than half the time.
 """
 import math
 

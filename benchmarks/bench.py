@@ -8,7 +8,7 @@ with the ratio ours / notebook (of the medians, and from the lowest to the highe
 of the rounds), and writes all measurements to `bench/bench.json`.
 
 With `--size target` instead: the seconds of training that it takes to 99.4 %, by whole runs
-over seeds, of step 4 both ways.
+over seeds, of step 4 both ways and of step 5.
 """
 import argparse
 import concurrent.futures

@@ -2,7 +2,6 @@
 import importlib
 import json
 import statistics
-from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +9,9 @@ import torch
 import bench
 import layers
 import notebook_era
-from conftest import LADDER
+import step5_beyond
+from claims import VARIANTS
+from conftest import LADDER, ROOT
 from recipes import RECIPES, TO_TARGET
 from test_training import train
 
@@ -76,10 +77,24 @@ def test_seconds_to_the_target(data_dir):
 
 
 def test_epochs_to_the_target_are_those_of_the_runs_in_docs():
-    folder = Path(bench.ROOT) / "docs" / "runs"
+    folder = ROOT / "docs" / "runs"
     for what, pattern in (("step 4", "seed*/step4_aug_lr.json"), ("step 4, notebook pipeline", "notebook/*.json")):
         histories = [json.loads(path.read_text())["history"] for path in folder.glob(pattern)]
         means = [statistics.fmean(epoch["test_accuracy"] for epoch in epochs) for epochs in zip(*histories, strict=True)]
         assert len(histories) == 5 and len(means) == 15
         first = next(i for i, mean in enumerate(means, start=1) if round(mean, 3) >= 99.4)
         assert TO_TARGET[what][-1] == str(first), what
+
+
+def test_step_5_reaches_the_target_in_no_fewer_epochs():
+    command = TO_TARGET["step 5"]
+    epochs = int(command[command.index("--epochs") + 1])
+    options = step5_beyond.command_line().parse_args(command[1:])
+    means = {}
+    for n in (epochs - 1, epochs):
+        runs = [json.loads(path.read_text()) for path in ROOT.glob(f"docs/runs/fast/epochs{n}/seed*/step5_beyond.json")]
+        assert sorted(run["arguments"]["seed"] for run in runs) == list(range(11, 21))
+        assert all(len(run["history"]) == n and run["arguments"]["batch_size"] == options.batch_size for run in runs)
+        assert {run["recipe"] for run in runs} == {VARIANTS["step5_beyond"].recipe()}
+        means[n] = statistics.fmean(run["history"][-1]["test_accuracy"] for run in runs)
+    assert means[epochs - 1] < 99.4 <= means[epochs]

@@ -1,5 +1,6 @@
 """What README, docstrings and docs/ say is what the runs in docs/runs say."""
 import ast
+import re
 import shutil
 import statistics
 import sys
@@ -7,6 +8,7 @@ import sys
 import pytest
 
 import claims
+import frontier
 import report
 from conftest import LADDER, ROOT, STEPS, run
 from evidence import MEASURES, verdict_rows
@@ -24,10 +26,10 @@ def found():
     return found
 
 
-def test_every_variant_ran_over_the_five_seeds_with_the_code_of_now(found):
+def test_every_variant_ran_over_its_seeds_with_the_code_of_now(found):
     for name, variant in claims.VARIANTS.items():
-        if variant.step in LADDER:
-            assert sorted(found[name]) == [1, 2, 3, 4, 5], name
+        seeds = range(1, 6) if variant.step in LADDER else range(11, 21)
+        assert sorted(found[name]) == list(seeds), name
         for seed, one in found[name].items():
             assert one["recipe"] == variant.recipe() and len(one["history"]) == 15, (name, seed)
             assert variant.matches(one, variant.arguments("--seed", str(seed)))
@@ -42,6 +44,25 @@ def test_the_report_in_docs_is_that_of_its_runs(tmp_path):
     assert (copy / "report.md").read_text() == committed
 
 
+@pytest.mark.parametrize("step", ("step4_aug_lr", "step5_beyond"))
+def test_the_readme_begins_with_the_measured_sentences(step, found):
+    intro = " ".join((ROOT / "README.md").read_text().split("\n## ")[0].split())
+    values = [MEASURES["test"](one) for one in found[step].values()]
+    seeds = {5: "five", 10: "ten"}[len(values)]
+    assert re.search(rf"{statistics.fmean(values):.2f} %[^.]*\b{seeds}\b[^.]* {min(values):.2f} to {max(values):.2f}",
+                     intro), (step, intro)
+
+
+def test_the_readme_has_the_frontier_of_the_runs():
+    runs, strangers = load_runs(sweep_files(RUNS / "frontier"), "test_docs.py")
+    assert not strangers and len(runs) == 3 * len(frontier.VARIANTS)
+    assert {one["recipe"] for one in runs} == {frontier.VARIANTS["width_1"].recipe()}
+    assert {len(one["history"]) for one in runs} == {15}
+    sizes, text = frontier.by_size(runs), (ROOT / "README.md").read_text()
+    assert all(len(accuracies) == 3 for accuracies in sizes.values())
+    assert markdown(frontier.table_rows(sizes)) in text and frontier.smallest(sizes) in " ".join(text.split())
+
+
 def test_the_readme_has_the_ladder_and_the_verdicts_of_the_report(found):
     text = (ROOT / "README.md").read_text()
     assert markdown(verdict_rows(claims.CLAIMS, found)) in text
@@ -49,7 +70,7 @@ def test_the_readme_has_the_ladder_and_the_verdicts_of_the_report(found):
     assert markdown(report.ladder_rows(ladder)) in text
 
 
-@pytest.mark.parametrize("step", LADDER)
+@pytest.mark.parametrize("step", STEPS)
 def test_a_docstring_quotes_the_figures_of_its_runs(step, found):
     words = " ".join(ast.get_docstring(ast.parse((ROOT / f"{step}.py").read_text())).split())
     some = found[step].values()
