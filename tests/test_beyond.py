@@ -27,6 +27,34 @@ def test_fewer_than_8000_parameters_and_a_width_for_each_size():
     assert parameters(1e-9) > 0  # never without a channel
 
 
+def test_a_trained_network_answers_with_the_mean_of_five_looks(tensors):
+    torch.manual_seed(0)
+    model = step5_beyond.Net()
+    images = tensors[0][:40].unsqueeze(1) / 255
+    images[:, :, 13, 27] = 1  # ink at the edge, which not every look keeps
+    model(images)  # in training: the running statistics become those of these images
+    model.eval()
+    with torch.no_grad():
+        answer, looks = model(images), []
+        padded = torch.cat([images[..., :1], images, images[..., -1:]], dim=3)
+        padded = torch.cat([padded[..., :1, :], padded, padded[..., -1:, :]], dim=2)
+        for y, x in ((1, 1), (1, 0), (1, 2), (0, 1), (2, 1)):
+            looks.append(model.look(padded[..., y:y + 28, x:x + 28]).softmax(dim=1))
+        product = torch.stack(looks).prod(dim=0) ** (1 / 5)
+        assert torch.allclose(answer.exp(), product / product.sum(dim=1, keepdim=True), atol=1e-5)
+        assert (looks[1] - looks[0]).abs().max() > 1e-3  # there was something to average
+        model.looks = step5_beyond.LOOKS[:1]
+        assert torch.allclose(model(images).exp(), looks[0], atol=1e-6)
+
+
+def test_in_training_it_looks_once(tensors):
+    model, seen = step5_beyond.Net(), []
+    model.block1.register_forward_pre_hook(lambda layer, x: seen.append(len(x[0])))
+    model.train()(tensors[0][:7].unsqueeze(1) / 255)
+    model.eval()(tensors[0][:7].unsqueeze(1) / 255)
+    assert seen == [7, 35]
+
+
 def test_learning_rate_rises_for_a_fifth_of_all_batches_and_falls_to_zero(first_6000, monkeypatch, tmp_path):
     used = []
 
