@@ -1,5 +1,6 @@
 """Step 5: its network's limits, its augmentation, its schedule; and what frontier.py and robustness.py make of it."""
 import json
+import re
 import sys
 
 import matplotlib.image
@@ -53,6 +54,18 @@ def test_in_training_it_looks_once(tensors):
     model.train()(tensors[0][:7].unsqueeze(1) / 255)
     model.eval()(tensors[0][:7].unsqueeze(1) / 255)
     assert seen == [7, 35]
+
+
+def test_the_log_ends_with_what_one_look_reads(first_6000, monkeypatch, tmp_path):
+    train(monkeypatch, tmp_path, "step5_beyond", "--epochs", 1, "--batch-size", 32)
+    model = step5_beyond.Net()
+    model.load_state_dict(torch.load(tmp_path / "step5_beyond.pt"))
+    model.looks = step5_beyond.LOOKS[:1]
+    args = step5_beyond.command_line().parse_args([])
+    loss, accuracy = common.test(model, common.loaders(args)[1])
+    log = (tmp_path / "step5_beyond.log").read_text()
+    assert re.search(r"looking once:\nTest set: .* \(([\d.]+)%\)\n\n$", log).group(1) == f"{accuracy:.2f}"
+    assert loss > json.loads((tmp_path / "step5_beyond.json").read_text())["history"][-1]["test_loss"]
 
 
 def test_learning_rate_rises_for_a_fifth_of_all_batches_and_falls_to_zero(first_6000, monkeypatch, tmp_path):
