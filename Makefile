@@ -1,7 +1,8 @@
 # MNIST in four steps. `make` lists what can be made.
 
-STEPS := step1 step2 step3 step4 step5
+STEPS := $(sort $(basename $(wildcard step*_*.py)))
 SEEDS ?= 1 2 3 4 5
+JOBS  ?= 1
 
 # What a run can be told; empty means the script's own default.
 EPOCHS   ?=
@@ -11,18 +12,22 @@ DATA_DIR ?= data
 OUT_DIR  ?= results
 ARGS     ?=
 
-# Which Python: the one named by PYTHON=..., else an active environment if it has what
-# requirements.txt names, else one of our own in .venv, made on first use.
+# Which Python: the one named by PYTHON=..., else an active environment if it has the versions that
+# requirements.txt asks for, else one of our own in .venv, made on first use.
 VENV := .venv
-MODULES := torch torchvision numpy matplotlib tqdm
-MISSING := import sys, importlib.util as u; print(*[m for m in sys.argv[1:] if not u.find_spec(m)])
+LACKS := import re, sys; import importlib.metadata as m; \
+  number = lambda text: [int(n) for n in re.findall("[0-9]+", text)[:3]]; \
+  have = {d.metadata["Name"]: d.version for d in m.distributions()}; have["Python"] = sys.version.split()[0]; \
+  lines = re.findall("^([a-z]+)>=([0-9.]+)", open("requirements.txt").read(), re.MULTILINE); \
+  print(*[f"{name}>={version}" for name, version in [("Python", "3.10"), *lines] \
+          if number(have.get(name, "0")) < number(version)])
 ifdef PYTHON
   READY := named-python
   READY_TO_TEST := named-python
 else
   ACTIVE := $(or $(VIRTUAL_ENV),$(CONDA_PREFIX))
   ifneq ($(ACTIVE),)
-    ifeq ($(shell '$(ACTIVE)/bin/python' -c '$(MISSING)' $(MODULES) 2>&1),)
+    ifeq ($(shell '$(ACTIVE)/bin/python' -c '$(LACKS)' 2>&1 || echo broken),)
       PYTHON := '$(ACTIVE)/bin/python'
     endif
   endif
@@ -30,6 +35,10 @@ else
     PYTHON := $(VENV)/bin/python
     READY := $(VENV)/installed
     READY_TO_TEST := $(VENV)/installed-for-tests
+    ifneq ($(wildcard $(VENV)/installed),)
+      # A Python that is gone makes the environment anew.
+      BROKEN := $(shell $(PYTHON) -c '' 2>/dev/null || echo broken)
+    endif
   endif
 endif
 
@@ -38,91 +47,102 @@ ifneq ($(filter output-sync,$(.FEATURES)),)
   MAKEFLAGS += --output-sync=target
 endif
 PARALLEL = $(filter-out -j1,$(filter -j%,$(MAKEFLAGS)))
-JOBS = $(or $(patsubst -j%,%,$(PARALLEL)),1000)
-SHARE = $(if $(PARALLEL),$(if $(OMP_NUM_THREADS),,OMP_NUM_THREADS=$$(c=$$(getconf _NPROCESSORS_ONLN); echo $$((c > $(JOBS) ? c / $(JOBS) : 1)))))
+AT_A_TIME = $(or $(patsubst -j%,%,$(PARALLEL)),1000)
+SHARE = $(if $(PARALLEL),$(if $(OMP_NUM_THREADS),,OMP_NUM_THREADS=$$(c=$$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN); echo $$((c > $(AT_A_TIME) ? c / $(AT_A_TIME) : 1)))))
 
+FOLDERS = --data-dir '$(DATA_DIR)' --out-dir '$(OUT_DIR)'
 OPTIONS = $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(DEVICE),--device $(DEVICE)) $(ARGS)
-RUN = $(SHARE) $(PYTHON) $(wildcard $@_*.py) --data-dir '$(DATA_DIR)' --out-dir '$(OUT_DIR)' \
-      $(if $(SEED),--seed $(SEED)) $(OPTIONS)
-SWEEP_DIR = $(OUT_DIR)
-SWEEP = $(PYTHON) sweep.py --seeds '$(SEEDS)' --data-dir '$(DATA_DIR)' --out-dir '$(SWEEP_DIR)' --make '$(SWEEP_DIR)/sweep.mk'
-RUN_SWEEP = $(SHARE) $(MAKE) --no-print-directory -f '$(SWEEP_DIR)/sweep.mk'
+SWEEP = $(PYTHON) -m study.sweep --seeds '$(SEEDS)' --jobs $(JOBS) --data-dir '$(DATA_DIR)'
 
-.PHONY: help all $(STEPS) sweep claims frontier robustness report data bench test clean distclean named-python
+.PHONY: help all step1 step2 step3 step4 step5 $(STEPS) sweep claims frontier robustness report data bench \
+        check lint test clean distclean named-python force
 
 ## help        this list
 help:
-	@echo 'make TARGET [EPOCHS=15] [SEED=1] [DEVICE=auto] [DATA_DIR=data] [OUT_DIR=results]'
+	@echo 'make TARGET [EPOCHS=15] [SEED=1] [DEVICE=auto] [DATA_DIR=data] [OUT_DIR=results] [JOBS=1]'
 	@echo '            [PYTHON=...] [ARGS="--lr 0.05 and any other flag"], where TARGET is'
 	@echo
 	@sed -n 's/^## /  /p' Makefile
 
-## all         train step 1 to 5, then print and draw the summary of what is in OUT_DIR
+## all         train all steps, then print and draw the summary of what is in OUT_DIR
 all: $(STEPS)
-	$(PYTHON) summary.py --out-dir '$(OUT_DIR)'
+	$(PYTHON) -m study.summary --out-dir '$(OUT_DIR)'
 
 ## step1       train the plain network
+step1: step1_basic
 ## step2       train with fewer channels and dropout
+step2: step2_dropout
 ## step3       train with global average pooling and more capacity
+step3: step3_gap
 ## step4       train with rotated images and a decaying learning rate
+step4: step4_aug_lr
 ## step5       train what goes beyond them, chosen without the test set
+step5: step5_beyond
+## stepN_name  train the step in stepN_name.py, which may be one of your own
 $(STEPS): $(READY)
-	$(RUN)
+	$(SHARE) $(PYTHON) $@.py $(FOLDERS) $(if $(SEED),--seed $(SEED)) $(OPTIONS)
 
-## sweep       train the steps for each of SEEDS="1 2 3 4 5", only what is not finished
+## sweep       train the steps for each of SEEDS="1 2 3 4 5", JOBS at a time, only what is not finished
 sweep: $(READY)
-	$(SWEEP) -- $(OPTIONS)
-	@+$(RUN_SWEEP)
+	$(SWEEP) --out-dir '$(OUT_DIR)' -- $(OPTIONS)
 
-## claims      train what the claims need too (five hours; with -j2 two and a half), print the verdicts
+## claims      train what the claims need too (five hours; with JOBS=2 two and a half), print the verdicts
 claims: $(READY)
-	$(SWEEP) --claims -- $(OPTIONS)
-	@+$(RUN_SWEEP)
-	$(PYTHON) claims.py --out-dir '$(OUT_DIR)'
+	$(SWEEP) --out-dir '$(OUT_DIR)' --claims -- $(OPTIONS)
+	$(PYTHON) -m study.claims --out-dir '$(OUT_DIR)'
 
 ## frontier    train step 5 in eight widths, SEEDS="1 2 3", and draw accuracy against size
 frontier: SEEDS = 1 2 3
-frontier: SWEEP_DIR = $(OUT_DIR)/frontier
 frontier: $(READY)
-	$(SWEEP) --frontier -- $(OPTIONS)
-	@+$(RUN_SWEEP)
-	$(PYTHON) frontier.py --out-dir '$(OUT_DIR)'
+	$(SWEEP) --out-dir '$(OUT_DIR)/frontier' --frontier -- $(OPTIONS)
+	$(PYTHON) -m study.frontier --out-dir '$(OUT_DIR)'
 
 ## robustness  try the trained steps of the sweep on shifted, rotated and noisy test images
 robustness: $(READY)
-	$(PYTHON) robustness.py --data-dir '$(DATA_DIR)' --out-dir '$(OUT_DIR)'
+	$(PYTHON) -m study.robustness $(FOLDERS)
 
 ## report      build report.md and report.html from the finished runs of sweep and claims, and of robustness
 report: $(READY)
-	$(PYTHON) report.py --out-dir '$(OUT_DIR)'
+	$(PYTHON) -m study.report --out-dir '$(OUT_DIR)'
 
 ## data        download and verify MNIST, no more
 data: $(READY)
-	$(PYTHON) mnist.py --data-dir '$(DATA_DIR)' $(ARGS)
+	$(PYTHON) -m harness.mnist --data-dir '$(DATA_DIR)' $(ARGS)
 
 ## bench       measure ours against the notebook pipeline (seven minutes; BENCH=quick: two; BENCH=target: to 99.4 %)
 bench: $(READY)
-	$(PYTHON) benchmarks/bench.py --data-dir '$(DATA_DIR)' --out-dir '$(OUT_DIR)' $(if $(BENCH),--size $(BENCH))
+	$(PYTHON) benchmarks/bench.py $(FOLDERS) $(if $(BENCH),--size $(BENCH))
 
-## test        run the tests (ARGS go to pytest)
-test: $(READY_TO_TEST)
+## check       lint, the networks and one short training: under a minute
+check: lint
+	DATA_DIR='$(DATA_DIR)' $(PYTHON) -m pytest -q -m 'not slow' tests/steps/test_networks.py tests/steps/test_training.py
+
+## lint        look for mistakes without running anything
+lint: $(READY_TO_TEST)
+	$(PYTHON) -m ruff check
+
+## test        lint, and run all tests (ARGS go to pytest)
+test: lint
 	DATA_DIR='$(DATA_DIR)' $(PYTHON) -m pytest $(ARGS)
 
-## clean       remove what runs and reports wrote into OUT_DIR, but for the sweep's folders seed1, ..., frontier/seed1, ...
+## clean       remove what runs and reports wrote into OUT_DIR, but for the sweep's folders seed1, ..., frontier
 clean:
-	rm -f $(foreach e,log json png pt ckpt,'$(OUT_DIR)'/step*.$(e)) '$(OUT_DIR)'/step*.lock '$(OUT_DIR)'/.*.incomplete
-	rm -f $(foreach f,summary.md summary.png sweep.mk report.md report.html robustness.json frontier.png frontier/sweep.mk bench/bench.json,'$(OUT_DIR)'/$(f)) '$(OUT_DIR)'/report_*.png
+	rm -f $(foreach e,log json png pt ckpt,'$(OUT_DIR)'/step*.$(e)) '$(OUT_DIR)'/.step*.lock '$(OUT_DIR)'/.*.incomplete
+	rm -f $(foreach f,summary.md summary.png report.md report.html robustness.json frontier.png bench/bench.json,'$(OUT_DIR)'/$(f)) '$(OUT_DIR)'/report_*.png
 	! test -d '$(OUT_DIR)' || rmdir '$(OUT_DIR)/bench' '$(OUT_DIR)' 2>/dev/null || true
 
-## distclean   remove also the environment in .venv and MNIST in DATA_DIR
+## distclean   remove also the environment in .venv and MNIST in data (never in another DATA_DIR)
 distclean: clean
-	rm -rf $(VENV) '$(DATA_DIR)/MNIST' .pytest_cache __pycache__ tests/__pycache__
-	! test -d '$(DATA_DIR)' || rmdir '$(DATA_DIR)' 2>/dev/null || true
+	rm -rf $(VENV) data/MNIST .pytest_cache .ruff_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +
+	! test -d data || rmdir data 2>/dev/null || true
 
 # The stamps are older than a changed requirements file, and only then installed anew.
-$(VENV)/installed: requirements.txt
+$(VENV)/installed: requirements.txt $(if $(BROKEN),force)
+	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "make: Python 3.10 or newer is needed, and python3 is $$(python3 -V); name another with PYTHON=..." >&2; exit 1; }
 	@echo 'Making the environment $(VENV), once; the README says how to avoid the large CUDA download.'
-	python3 -m venv $(VENV)
+	python3 -m venv $(if $(BROKEN),--clear) $(VENV)
 	$(VENV)/bin/python -m pip install --disable-pip-version-check -r requirements.txt
 	@touch $@
 
@@ -131,5 +151,5 @@ $(VENV)/installed-for-tests: requirements-dev.txt $(VENV)/installed
 	@touch $@
 
 named-python:
-	@missing=$$($(PYTHON) -c '$(MISSING)' $(MODULES)) && test -z "$$missing" || \
-	  { echo "make: $(PYTHON) lacks $${missing:-everything}: install what requirements.txt names, or leave PYTHON out" >&2; exit 1; }
+	@lacks=$$($(PYTHON) -c '$(LACKS)') && test -z "$$lacks" || \
+	  { echo "make: $(PYTHON) lacks $${lacks:-everything}: install what requirements.txt names, or leave PYTHON out" >&2; exit 1; }

@@ -19,14 +19,19 @@ from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-import layers  # noqa: E402  (after the path to it)
-from recipes import RECIPES  # noqa: E402
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # where the steps are
+from bench import STEPS  # noqa: E402  (after the path to it)
+
+
+def recipe(step):
+    """The defaults of the command line of `step`: learning rate, degrees of rotation, factor of StepLR."""
+    defaults = vars(importlib.import_module(step).command_line().parse_args([]))
+    return defaults["lr"], defaults.get("rotation", 0), defaults.get("gamma", 1)
 
 
 def loaders(step, data_dir):
     """The training and test DataLoader of `step`, over MNIST in `data_dir`."""
-    rotation = RECIPES[step][2]
+    _, rotation, _ = recipe(step)
     plain = [transforms.ToTensor(), transforms.Normalize((0.1307,), (0.3081,))]
     rotated = [transforms.RandomRotation(rotation), *plain] if rotation else plain
     train_set = datasets.MNIST(data_dir, train=True, download=True, transform=transforms.Compose(rotated))
@@ -36,12 +41,9 @@ def loaders(step, data_dir):
 
 
 def network(step):
-    """A freshly initialised network of `step` with torch's own layers, its optimizer and its scheduler."""
-    lr, arguments, _, gamma = RECIPES[step]
-    model = importlib.import_module(step).Net(*arguments)
-    for layer in model.modules():
-        if isinstance(layer, (layers.BatchNorm2d, layers.Dropout)):
-            layer.__class__ = type(layer).__base__  # nn.BatchNorm2d, nn.Dropout
+    """A freshly initialised network of `step`, its optimizer and its scheduler."""
+    lr, _, gamma = recipe(step)
+    model = importlib.import_module(step).Net()
     optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9)
     return model, optimizer, torch.optim.lr_scheduler.StepLR(optimizer, step_size=2, gamma=gamma)
 
@@ -59,7 +61,8 @@ def train(model, loader, optimizer):
         optimizer.step()
         correct += prediction.argmax(dim=1).eq(target).sum().item()
         processed += len(data)
-        bar.set_description(f"Loss={loss.item()} Batch_id={batch_id} Accuracy={100 * correct / processed:.2f}")
+        accuracy = 100 * correct / processed
+        bar.set_description(f"Loss={loss.item()} Batch_id={batch_id} Accuracy={accuracy:.2f}")
     return 100 * correct / processed
 
 
@@ -77,7 +80,7 @@ def test(model, loader):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("step", choices=RECIPES)
+    parser.add_argument("step", choices=STEPS)
     parser.add_argument("--epochs", type=int, default=15)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--data-dir", default="data")

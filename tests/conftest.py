@@ -1,22 +1,18 @@
 """What the tests share: the real MNIST, and the scripts run as processes."""
 import importlib
-import inspect
+import json
 import os
+import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 # Tests run side by side, and torch's threads stall each other where there are more of them than cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import mnist
-
-ROOT = Path(__file__).resolve().parent.parent
-SHARE = max(1, (os.cpu_count() or 1) // 2)  # of the cores, for each of two
-LADDER = ["step1_basic", "step2_dropout", "step3_gap", "step4_aug_lr"]  # the steps of S5
-STEPS = [*LADDER, "step5_beyond"]
+from harness import mnist  # noqa: E402  (after the number of threads)
+from study.variants import ROOT  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -42,10 +38,17 @@ def first_6000(tensors, monkeypatch):
     return some
 
 
-def network(step):
-    """An untrained network of `step`, with some dropout where it has any."""
-    net = importlib.import_module(step).Net
-    return net(0.1) if "dropout" in inspect.signature(net).parameters else net()
+@pytest.fixture
+def tree(tmp_path):
+    """A copy of the project without data, results, runs or environment."""
+    return shutil.copytree(ROOT, tmp_path / "copy", ignore=shutil.ignore_patterns(
+        ".git", ".venv", "data", "results", "runs", "__pycache__", ".*_cache", ".hypothesis"))
+
+
+def train(folder, step, *arguments):
+    """Run the main() of `step` in this process, on whatever `mnist` gives; returns the history."""
+    importlib.import_module(step).main(["--out-dir", str(folder), *map(str, arguments)])
+    return json.loads((folder / f"{step}.json").read_text())["history"]
 
 
 def environment(**changes):
@@ -75,13 +78,14 @@ def assert_one_line(process, *words):
         assert str(word) in lines[0]
 
 
-def a_run(step="step4_aug_lr", seed=1, test=(99.0,) * 5, train=99.0, eval=99.5, network="Net", mistakes=(), **changed):
-    """What load_run returns for a run whose figures are known."""
+def a_run(step="step4_aug_lr", seed=1, test=(99.0,) * 5, train=99.0, eval=99.5, network="Net", mistakes=(),
+          **changed):
+    """What record.read returns for a run whose figures are known."""
     module = importlib.import_module(step)
     arguments = {**vars(module.command_line().parse_args([])), "device": "cpu", "seed": seed, **changed}
-    return {"step": step, "network": network, "parameters": 7852, "multiply_adds": 900598, "arguments": arguments,
-            "recipe": "0", "versions": {"torch": "2"}, "device": "cpu", "threads": 1, "machine": "a machine, 2 cores",
-            "started": "2026-11-24T18:00:00+00:00", "seconds": 100 + seed, "published": module.S5,
-            "train_accuracy_eval": eval, "mistakes": list(mistakes),
+    return {"step": step, "network": network, "parameters": 7852, "multiply_adds": 900598,
+            "arguments": arguments, "recipe": "0", "versions": {"torch": "2"}, "device": "cpu", "threads": 1,
+            "machine": "a machine, 2 cores", "started": "2026-11-24T18:00:00+00:00", "seconds": 100 + seed,
+            "published": module.S5, "train_accuracy_eval": eval, "mistakes": list(mistakes),
             "history": [{"epoch": i, "lr": 0.1, "train_loss": 0.1, "train_accuracy": train, "test_loss": 0.1,
                          "test_accuracy": accuracy, "seconds": 9.0} for i, accuracy in enumerate(test)]}

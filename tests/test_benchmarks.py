@@ -3,50 +3,46 @@ import importlib
 import json
 import statistics
 
+import bench
+import notebook_era
 import pytest
 import torch
+from bench import TO_TARGET
+from conftest import train
 
-import bench
-import layers
-import notebook_era
 import step5_beyond
-from claims import VARIANTS
-from conftest import LADDER, ROOT
-from recipes import RECIPES, TO_TARGET
-from test_training import train
+from harness import fast
+from study.variants import LADDER, ROOT, VARIANTS
 
 
 @pytest.mark.parametrize("step", LADDER)
-def test_the_yardstick_is_the_same_network_with_torchs_own_layers(step):
+def test_the_yardstick_is_the_same_network_computed_by_torch_itself(step):
     torch.manual_seed(1)
     reference, optimizer, _ = notebook_era.network(step)
     torch.manual_seed(1)
-    ours = importlib.import_module(step).Net(*RECIPES[step][1]).to(memory_format=torch.channels_last)
-    kinds = {type(layer) for layer in reference.modules()}
-    assert not kinds & {layers.BatchNorm2d, layers.Dropout}
-    assert torch.nn.BatchNorm2d in kinds and (step == "step1_basic" or torch.nn.Dropout in kinds)
-
+    ours = importlib.import_module(step).Net()
     # The same weights; so without dropout the same output and gradient in training, too.
     for model in (ours, reference):
         for layer in model.modules():
             if isinstance(layer, torch.nn.Dropout):
                 layer.p = 0.0
     data = torch.randn(64, 1, 28, 28)
-    outputs = [model.train()(data) for model in (ours, reference)]
-    assert torch.allclose(*outputs, atol=1e-4)
-    for output in outputs:
-        output[:, 3].sum().backward()
-    for a, b in zip(ours.parameters(), reference.parameters()):
+    with fast.layers(ours):
+        outputs = [model.train()(data) for model in (ours, reference)]
+        assert torch.allclose(*outputs, atol=1e-4) and not torch.equal(*outputs)
+        for output in outputs:
+            output[:, 3].sum().backward()
+    for a, b in zip(ours.parameters(), reference.parameters(), strict=True):
         assert torch.allclose(a.grad, b.grad, rtol=1e-3, atol=1e-3 * b.grad.abs().max() + 1e-6)
 
 
 @pytest.mark.parametrize("step", LADDER)
-def test_recipes_are_those_of_the_steps(step, first_6000, monkeypatch, tmp_path):
-    train(monkeypatch, tmp_path, step, "--dry-run", "--epochs", 1)
-    arguments = json.loads((tmp_path / f"{step}.json").read_text())["arguments"]
-    lr, given, rotation, gamma = RECIPES[step]
-    assert (arguments["lr"], arguments.get("rotation", 0), arguments.get("gamma", 1)) == (lr, rotation, gamma)
-    assert given == ((arguments["dropout"],) if "dropout" in arguments else ())
+def test_recipes_are_those_of_the_steps(step, first_6000, tmp_path):
+    train(tmp_path, step, "--dry-run", "--epochs", 3)
+    history = json.loads((tmp_path / f"{step}.json").read_text())["history"]
+    lr, rotation, gamma = notebook_era.recipe(step)
+    assert [epoch["lr"] for epoch in history] == pytest.approx([lr, lr, lr * gamma])
+    assert rotation == (7 if step == "step4_aug_lr" else 0)
 
 
 def figures(epoch):
@@ -70,7 +66,8 @@ def test_a_measurement_trains_and_tests(pipeline, data_dir):
 
 
 def test_seconds_to_the_target(data_dir):
-    seconds, accuracy = bench.run_to_target(("step4_aug_lr.py", "--epochs", "2", "--dry-run"), 1, str(data_dir))
+    command = "step4_aug_lr.py", "--epochs", "2", "--dry-run"
+    seconds, accuracy = bench.run_to_target(command, 1, str(data_dir))
     assert 0 < seconds < 60 and 0 <= accuracy <= 100
     table = bench.target_table({"a": [(10.0, 99.4), (12.0, 99.5)]})
     assert "| a | 11.0 | 10.0 to 12.0 | 99.45 | 2 |" in table
@@ -78,9 +75,11 @@ def test_seconds_to_the_target(data_dir):
 
 def test_epochs_to_the_target_are_those_of_the_runs_in_docs():
     folder = ROOT / "docs" / "runs"
-    for what, pattern in (("step 4", "seed*/step4_aug_lr.json"), ("step 4, notebook pipeline", "notebook/*.json")):
+    for what, pattern in (("step 4", "seed*/step4_aug_lr.json"),
+                          ("step 4, notebook pipeline", "notebook/*.json")):
         histories = [json.loads(path.read_text())["history"] for path in folder.glob(pattern)]
-        means = [statistics.fmean(epoch["test_accuracy"] for epoch in epochs) for epochs in zip(*histories, strict=True)]
+        means = [statistics.fmean(epoch["test_accuracy"] for epoch in epochs)
+                 for epochs in zip(*histories, strict=True)]
         assert len(histories) == 5 and len(means) == 15
         first = next(i for i, mean in enumerate(means, start=1) if round(mean, 3) >= 99.4)
         assert TO_TARGET[what][-1] == str(first), what
@@ -92,9 +91,11 @@ def test_step_5_reaches_the_target_in_no_fewer_epochs():
     options = step5_beyond.command_line().parse_args(command[1:])
     means = {}
     for n in (epochs - 1, epochs):
-        runs = [json.loads(path.read_text()) for path in ROOT.glob(f"docs/runs/fast/epochs{n}/seed*/step5_beyond.json")]
+        paths = ROOT.glob(f"docs/runs/fast/epochs{n}/seed*/step5_beyond.json")
+        runs = [json.loads(path.read_text()) for path in paths]
         assert sorted(run["arguments"]["seed"] for run in runs) == list(range(21, 31))
-        assert all(len(run["history"]) == n and run["arguments"]["batch_size"] == options.batch_size for run in runs)
-        assert {run["recipe"] for run in runs} == {VARIANTS["step5_beyond"].recipe()}
+        assert {len(run["history"]) for run in runs} == {n}
+        assert {run["arguments"]["batch_size"] for run in runs} == {options.batch_size}
+        assert {run["recipe"] for run in runs} == {VARIANTS["step5_beyond"].facts()["recipe"]}
         means[n] = statistics.fmean(run["history"][-1]["test_accuracy"] for run in runs)
     assert means[epochs - 1] < 99.4 <= means[epochs]

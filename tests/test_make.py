@@ -6,38 +6,34 @@ import signal
 import subprocess
 import sys
 
-import pytest
+from conftest import environment, run
 
-from conftest import LADDER, ROOT, SHARE, STEPS, environment, run
+from study.variants import LADDER, STEPS
 
+SHARE = max(1, len(os.sched_getaffinity(0)) // 2)  # of the cores, for each of two
 DRY = ["ARGS=--dry-run", "EPOCHS=2", f"PYTHON={sys.executable}"]
-
-
-@pytest.fixture
-def tree(tmp_path):
-    """A copy of the project without data, results or environment."""
-    return shutil.copytree(ROOT, tmp_path / "copy", ignore=shutil.ignore_patterns(
-        ".git", ".venv", "data", "results", "__pycache__", ".pytest_cache"))
 
 
 def test_make_alone_lists_every_target_with_a_line(tree):
     process = run("make", cwd=tree)
     assert process.returncode == 0
-    for target in ("all", "step1", "step2", "step3", "step4", "step5", "sweep", "claims",
-                   "frontier", "robustness", "report", "data", "bench", "test", "clean", "distclean", "help"):
+    for target in ("all", "step1", "step2", "step3", "step4", "step5", "sweep", "claims", "frontier", "help",
+                   "robustness", "report", "data", "bench", "check", "lint", "test", "clean", "distclean"):
         assert re.search(rf"^ +{target} +\w.+", process.stdout, re.MULTILINE), target
     assert not (tree / ".venv").exists()
 
 
 def test_all_runs_the_steps_in_order_and_reports(tree, data_dir):
+    (tree / "results").mkdir()
+    (tree / "results" / "robustness.json").write_text('{"step1_basic": {}}')  # our own, and no run of a step
     process = run("make", "all", *DRY, f"DATA_DIR={data_dir}", cwd=tree)
-    assert process.returncode == 0, process.stderr
-    assert re.findall(r"^\$ python (\w+)\.py", process.stdout, re.MULTILINE) == STEPS
+    assert process.returncode == 0 and process.stderr == "", process.stderr
+    assert tuple(re.findall(r"^\$ python (\w+)\.py", process.stdout, re.MULTILINE)) == STEPS
     results = tree / "results"
     assert {path.suffix for path in results.glob("step*")} == {".log", ".json", ".png", ".pt", ".ckpt"}
     summary = (results / "summary.md").read_text()
     assert summary in process.stdout
-    for step, published in zip(LADDER, ("99.75", "99.02", "99.40", "99.32")):
+    for step, published in zip(LADDER, ("99.75", "99.02", "99.40", "99.32"), strict=True):
         assert re.search(rf"^\| {step} .*\| +{published} \|.* 2 \(dry run\) \|", summary, re.MULTILINE)
     assert (results / "summary.png").read_bytes().startswith(b"\x89PNG")
 
@@ -54,7 +50,7 @@ def test_all_in_parallel_mixes_nothing(tree, data_dir):
         assert log in process.stdout  # in one piece
         assert f", {SHARE} CPU thread" in log and log.count("EPOCH: ") == 2
     summary = (tree / "results" / "summary.md").read_text()
-    assert [row.split()[1] for row in summary.splitlines()[2:]] == STEPS
+    assert tuple(row.split()[1] for row in summary.splitlines()[2:]) == STEPS
 
 
 def test_variables_pass_through(tree, data_dir):
@@ -77,15 +73,15 @@ def test_a_failing_step_stops_all_and_what_finished_stays(tree, data_dir):
 
 def test_all_interrupted_goes_on_with_resume(tree, data_dir):
     words = ["make", "all", *DRY, f"DATA_DIR={data_dir}", "EPOCHS=30"]
-    process = subprocess.Popen(words, cwd=tree, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                               text=True, start_new_session=True,
+    process = subprocess.Popen(words, cwd=tree, env=environment(), text=True, start_new_session=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
     for line in process.stdout:
         if line.startswith("$ python step2_dropout.py"):
             break
     for line in process.stdout:
         if line == "EPOCH: 4\n":
-            os.killpg(process.pid, signal.SIGINT)  # what a terminal does at Ctrl-C: to make and to what it started
+            os.killpg(process.pid, signal.SIGINT)  # as a terminal does at Ctrl-C: to make and what it started
             break
     rest, stderr = process.communicate(timeout=60)
     assert process.returncode != 0
@@ -95,7 +91,7 @@ def test_all_interrupted_goes_on_with_resume(tree, data_dir):
     again = run(*words, "ARGS=--dry-run --resume", cwd=tree)
     assert again.returncode == 0, again.stderr
     assert "step1_basic.py: finished before" in again.stdout and "Going on after epoch" in again.stdout
-    assert re.findall(r"^\$ python (\w+)\.py", again.stdout, re.MULTILINE) == STEPS[1:]
+    assert tuple(re.findall(r"^\$ python (\w+)\.py", again.stdout, re.MULTILINE)) == STEPS[1:]
     log = (tree / "results" / "step2_dropout.log").read_text()
     assert re.findall(r"^EPOCH: (\d+)", log, re.MULTILINE) == [str(epoch) for epoch in range(30)]
 
@@ -103,6 +99,33 @@ def test_all_interrupted_goes_on_with_resume(tree, data_dir):
 def test_data_verifies(tree, data_dir):
     process = run("make", "data", f"PYTHON={sys.executable}", f"DATA_DIR={data_dir}", cwd=tree)
     assert process.returncode == 0 and "verified" in process.stdout
+
+
+def test_a_step_of_ones_own_is_a_target_and_part_of_all(tree, data_dir):
+    for name in ("step1_mine", "step9_mine"):
+        shutil.copy(tree / "step1_basic.py", tree / f"{name}.py")
+    first = run("make", "-n", "step1", f"PYTHON={sys.executable}", cwd=tree)
+    assert "step1_basic.py" in first.stdout and "mine" not in first.stdout
+    one = run("make", "step1_mine", *DRY, f"DATA_DIR={data_dir}", cwd=tree)
+    assert one.returncode == 0, one.stderr
+    assert [path.stem for path in (tree / "results").glob("*.json")] == ["step1_mine"]
+    every = run("make", "-n", "all", f"PYTHON={sys.executable}", cwd=tree).stdout
+    assert re.findall(r"\b(step\d_\w+)\.py", every) == sorted((*STEPS, "step1_mine", "step9_mine"))
+
+
+def test_a_sweep_runs_jobs_at_a_time(tree, data_dir):
+    words = ["make", "sweep", "SEEDS=5", "JOBS=2", *DRY, f"DATA_DIR={data_dir}"]
+    process = run(*words, cwd=tree, OMP_NUM_THREADS="")
+    assert process.returncode == 0, process.stderr
+    assert f"2 at a time, {SHARE} CPU thread" in process.stdout
+    assert {path.stem for path in (tree / "results" / "seed5").glob("*.json")} == set(STEPS)
+
+
+def test_distclean_removes_our_own_data_and_no_other(tree, tmp_path):
+    for folder in (tree / "data", tmp_path / "shared"):
+        (folder / "MNIST" / "raw").mkdir(parents=True)
+    assert run("make", "distclean", f"DATA_DIR={tmp_path / 'shared'}", cwd=tree).returncode == 0
+    assert (tmp_path / "shared" / "MNIST" / "raw").exists() and not (tree / "data").exists()
 
 
 def test_environment_is_made_once_and_again_when_the_requirements_change(tree):
@@ -123,25 +146,51 @@ def test_environment_is_made_once_and_again_when_the_requirements_change(tree):
     assert not (tree / ".venv").exists()
 
 
-def test_an_active_environment_is_used_if_it_has_what_is_needed(tree, tmp_path):
+def fake_python(path, script):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return path
+
+
+def test_an_environment_whose_python_is_gone_is_made_anew(tree):
+    (tree / "requirements.txt").write_text("# nothing\n")
     (tree / "step1_basic.py").write_text("import sys; print('ran in', sys.prefix)\n")
-    python = tmp_path / "active" / "bin" / "python"
-    python.parent.mkdir(parents=True)
-    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
-    python.chmod(0o755)
+    assert run("make", "step1", cwd=tree).returncode == 0
+    for path in (tree / ".venv" / "bin").glob("python*"):
+        path.unlink()
+        path.symlink_to("/nowhere/python3")
+    process = run("make", "step1", cwd=tree)
+    assert process.returncode == 0, process.stderr
+    assert f"ran in {tree / '.venv'}" in process.stdout
+
+
+def test_an_old_python_is_refused_before_anything_is_installed(tree, tmp_path):
+    old = fake_python(tmp_path / "old" / "python3", 'case "$*" in -V) echo Python 3.9.1;; *) exit 1;; esac')
+    process = run("make", "step1", cwd=tree, PATH=f"{old.parent}:{os.environ['PATH']}")
+    assert process.returncode != 0
+    assert "Python 3.10 or newer is needed, and python3 is Python 3.9.1" in process.stderr.splitlines()[0]
+    assert not (tree / ".venv").exists()
+
+
+def test_an_active_environment_is_used_if_it_has_the_versions_that_are_needed(tree, tmp_path):
+    (tree / "step1_basic.py").write_text("import sys; print('ran in', sys.prefix)\n")
+    python = fake_python(tmp_path / "active" / "bin" / "python", f'exec "{sys.executable}" "$@"')
     process = run("make", "step1", cwd=tree, VIRTUAL_ENV=str(tmp_path / "active"))
     assert f"ran in {sys.prefix}" in process.stdout, process.stderr
 
+    # One with too old a package is not: here the newest there is, of a requirement that no release can meet.
+    (tree / "requirements.txt").write_text("tqdm>=999\n")
+    process = run("make", "-n", "step1", cwd=tree, VIRTUAL_ENV=str(tmp_path / "active"))
+    assert ".venv/bin/python -m pip install" in process.stdout, process.stderr
     (tree / "requirements.txt").write_text("# nothing\n")
-    python.write_text("#!/bin/sh\necho torch\n")  # what one without torch answers
+    fake_python(python, "exit 1")  # one that does not even start
     process = run("make", "step1", cwd=tree, VIRTUAL_ENV=str(tmp_path / "active"))
     assert f"ran in {tree / '.venv'}" in process.stdout, process.stderr
 
 
 def test_a_named_python_without_torch_is_refused_in_a_sentence(tree, tmp_path):
-    bare = tmp_path / "bare"
-    bare.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S -E "$@"\n')  # -S: no installed packages
-    bare.chmod(0o755)
+    bare = fake_python(tmp_path / "bare", f'exec "{sys.executable}" -S -E "$@"')  # -S: no installed packages
     process = run("make", "step1", f"PYTHON={bare}", cwd=tree)
     assert process.returncode != 0
     assert "lacks torch" in process.stderr and "Traceback" not in process.stderr

@@ -1,0 +1,1 @@
+"""What one training run needs behind the scenes; a learner need not look in here."""

@@ -1,0 +1,126 @@
+"""The checkpoint that a run leaves after every epoch, from which --resume goes on: torch.save and
+torch.load.
+"""
+import io
+import warnings
+import zipfile
+
+import torch
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from harness.cli import UserError
+from harness.files import Damaged, atomic_write
+from harness.record import NOT_IN_RECIPE, check, check_history
+
+REFUSAL = "cannot resume from {}: {}; without --resume it starts afresh"
+LARGEST = 2 ** 32  # bytes; no network that is trained on MNIST comes near it
+STATE = {"facts": dict, "history": list, "log": str, "seconds": float, "finished": bool,
+         "model": dict, "optimizer": dict, "random": dict}
+FACTS = {"step": str, "network": str, "recipe": str, "arguments": dict, "versions": dict, "threads": int,
+         "started": str}
+
+
+def capture(model, optimizer, scheduler, device):
+    """What training needs to go on, as torch gives it: a state's model, optimizer, scheduler and random."""
+    random = {"cpu": torch.get_rng_state()}
+    if device.type != "cpu":
+        random["device"] = getattr(torch, device.type).get_rng_state()
+    return {"model": dict(model.state_dict()), "optimizer": optimizer.state_dict(),
+            "scheduler": scheduler.state_dict() if scheduler else None, "random": random}
+
+
+def write(path, state):
+    """Put `state`, a dict as STATE has it, into the file `path`. Raises UserError if the disk is full."""
+    contents = io.BytesIO()  # torch.save on a file says RuntimeError, and no more, when the disk is full
+    torch.save(state, contents)
+    with atomic_write(path) as scratch:
+        scratch.write_bytes(contents.getbuffer())
+
+
+def read(path):
+    """The state that `write` put into the file `path`, its tensors on the CPU; no code in it is run.
+
+    Raises FileNotFoundError if there is none, Damaged if it cannot be read or is anything else.
+    """
+    try:
+        if path.stat().st_size > LARGEST:
+            raise Damaged("it is far too large")
+        with zipfile.ZipFile(path) as archive:  # torch does not compare checksums
+            if archive.testzip():
+                raise Damaged("a checksum in it is wrong")
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        check(state, STATE)
+        check(state["facts"], FACTS)
+        check(state["facts"]["arguments"], {"epochs": int})
+        check(state["facts"]["versions"], {"torch": str})
+        check_history(state["history"])
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # of any kind: what bytes of any kind may lead to is not ours to list
+        raise Damaged(_one_line(error)) from None
+    return state
+
+
+def mismatch(state, facts):
+    """Why a run with these `facts` (record.facts) cannot go on from `state`, in a clause; None if it can."""
+    then, arguments, before = state["facts"], facts["arguments"], state["facts"]["arguments"]
+    for name in sorted(arguments.keys() - NOT_IN_RECIPE - {"epochs"}):
+        if before.get(name) != arguments[name]:
+            return f"--{name.replace('_', '-')} is {arguments[name]!r} here, {before.get(name)!r:.40} there"
+    if any(then[name] != facts[name] for name in ("step", "network", "recipe")):
+        return f"{facts['step']}.py or its network has changed since"
+    if then["versions"]["torch"] != facts["versions"]["torch"]:
+        return f"this is torch {facts['versions']['torch']}, that was {then['versions']['torch']!r:.40}"
+    if then["threads"] != facts["threads"] and arguments["device"] == "cpu":
+        return (f"this process has {facts['threads']} CPU threads, that one had {then['threads']}, "
+                f"and sums would be rounded differently (OMP_NUM_THREADS={then['threads']} sets it)")
+    if arguments["epochs"] < max(before["epochs"], len(state["history"])):
+        return f"--epochs can be raised, not lowered: it was {before['epochs']}"
+    return None
+
+
+def find(path, facts):
+    """The state in `path` that a run with these `facts` can go on from, or None. Raises UserError."""
+    try:
+        state = read(path)
+        why = mismatch(state, facts)
+    except FileNotFoundError:
+        return None
+    except Damaged as error:
+        why = f"it is damaged ({error})"
+    if why:
+        raise UserError(REFUSAL.format(path, why))
+    return state
+
+
+def restore(path, state, model, optimizer, scheduler, device, epochs):
+    """Put freshly made model, optimizer and scheduler, and all that is random, where `capture` found them.
+
+    Where the run is to have more `epochs` than before, the scheduler walks there step by step instead of
+    being loaded: so a schedule that depends on their number is the one for the number asked for now.
+    Raises UserError if the `state`, which was read from `path`, does not fit.
+    """
+    try:
+        model.load_state_dict(state["model"])
+        fresh = optimizer.state_dict()["param_groups"]
+        optimizer.load_state_dict(state["optimizer"])
+        before = state["facts"]["arguments"]["epochs"]
+        if scheduler and epochs == before or isinstance(scheduler, ReduceLROnPlateau):
+            scheduler.load_state_dict(state["scheduler"])
+        elif scheduler:
+            for group, first in zip(optimizer.param_groups, fresh, strict=True):
+                group.update({name: value for name, value in first.items() if name != "params"})
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # that the scheduler steps before the optimizer does
+                for _ in range(state["scheduler"]["last_epoch"]):
+                    scheduler.step()
+        torch.set_rng_state(state["random"]["cpu"])
+        if device.type != "cpu":
+            getattr(torch, device.type).set_rng_state(state["random"]["device"])
+    except Exception as error:  # as in read()
+        raise UserError(REFUSAL.format(path, f"it is damaged ({_one_line(error)})")) from None
+
+
+def _one_line(error):
+    text = " ".join(str(error).split())[:200] or type(error).__name__
+    return "".join(c if c.isprintable() else "?" for c in text)

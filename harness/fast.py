@@ -1,0 +1,160 @@
+"""torch's layers, computed faster on a CPU while a network is at work, and given back as they were.
+
+In the block `with fast.layers(model):` convolutions keep their weights channels-last, the memory layout in
+which they and pooling are fastest; batch norm and dropout are computed by the functions below. The layers
+stay torch's own, class for class. What is not exactly the case that a function here is for (another class,
+device or number format, autocast, eval mode, ...) is computed by torch.
+"""
+import contextlib
+import ctypes
+import functools
+import math
+import sys
+
+import torch
+from torch import nn
+
+
+@contextlib.contextmanager
+def layers(model):
+    """In the block, compute batch norm and dropout of `model` faster, its convolutions channels-last."""
+    keep_freed_memory()
+    found = list(model.modules())
+    faster = {layer: function for layer in found if (function := _faster(layer))}
+    # Where a batch norm has to be torch's, it gets the layout in which that is fast: channels-last, with
+    # few channels, torch's threads fight over one cache line.
+    all_fast = all(layer in faster for layer in found if isinstance(layer, nn.BatchNorm2d))
+    convolutions = [layer for layer in found if all_fast and type(layer) is nn.Conv2d
+                    and _plain(layer.weight) and layer.weight.is_contiguous()]
+    try:
+        for layer, function in faster.items():
+            layer.forward = functools.partial(function, layer)  # in front of the method, until it is deleted
+        for layer in convolutions:
+            layer.weight.data = layer.weight.data.to(memory_format=torch.channels_last)
+        yield
+    finally:
+        for layer in faster:
+            layer.__dict__.pop("forward", None)
+        for layer in convolutions:
+            layer.weight.data = layer.weight.data.to(memory_format=torch.contiguous_format)
+
+
+def _faster(layer):
+    """The function below that computes `layer` in training, or None if that has to be left to torch."""
+    if "forward" in layer.__dict__:  # somebody's own
+        return None
+    if type(layer) is nn.Dropout and not layer.inplace:
+        return dropout
+    if (type(layer) is nn.BatchNorm2d and layer.affine and layer.track_running_stats
+            and layer.momentum is not None and _plain(layer.weight) and _plain(layer.running_mean)):
+        return batch_norm
+    return None
+
+
+def _plain(tensor):
+    """Whether `tensor` holds single-precision numbers in a CPU's memory, and nothing but computes with it."""
+    return (isinstance(tensor, torch.Tensor) and tensor.device.type == "cpu" and tensor.dtype == torch.float32
+            and not torch.is_autocast_enabled("cpu") and not torch.compiler.is_compiling()
+            and not torch.jit.is_tracing())
+
+
+def keep_freed_memory():
+    """Tell glibc's allocator to keep what is freed: the next batch will want the same blocks again.
+
+    By default it hands large blocks back to the system, which clears them page by page when they are asked
+    for anew: 10,000 page faults, a third of the time, in every batch of step 1. Where the C library is
+    another one, nothing happens.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt:  # numbers from malloc.h, sizes in bytes; 32 MB is the most that glibc takes for the second
+        M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+        mallopt(M_TRIM_THRESHOLD, 2 ** 30)
+        mallopt(M_MMAP_THRESHOLD, 2 ** 25)
+
+
+def dropout(layer, x):
+    """What the nn.Dropout `layer` makes of `x`: the same distribution, a quarter of the time at p = 0.1.
+
+    torch draws a number for every activation. This draws only the places to drop: how many, k ~ Poisson(-n
+    ln(1 - p)), then k of the n places with replacement. A place is hit by none of them with probability
+    exp(ln(1 - p)) = 1 - p, and independently of all others (the splitting property of the Poisson
+    distribution), which is dropout with exactly p (but for torch.randint, which favours some places over
+    others by at most n in 2^32). What survives is scaled by 1 / (1 - p).
+    """
+    if not layer.training or not 0 < layer.p <= 0.5 or not _plain(x) or not x.numel():
+        return nn.Dropout.forward(layer, x)
+    hits = torch.poisson(torch.tensor(-x.numel() * math.log1p(-layer.p), dtype=torch.float64))
+    places = torch.randint(x.numel(), (int(hits),))
+    mask = torch.full_like(x, 1 / (1 - layer.p))
+    mask.as_strided((x.numel(),), (1,)).index_fill_(0, places, 0)  # in whatever order x lies in memory
+    return x * mask
+
+
+def batch_norm(layer, x):
+    """What the nn.BatchNorm2d `layer` makes of `x` (N, C, H, W): the same numbers, to rounding, sooner.
+
+    torch adds up the pixels of channels-last images one by one, its threads all writing to the same few
+    sums. Here whole rows of pixels are added up at once.
+    """
+    if not (layer.training and _plain(x) and x.dim() == 4 and x.numel() > x.shape[1]  # one pixel is an error
+            and x.is_contiguous(memory_format=torch.channels_last)):
+        return nn.BatchNorm2d.forward(layer, x)
+    return _BatchNorm.apply(x, layer.weight, layer.bias, layer)
+
+
+class _BatchNorm(torch.autograd.Function):
+    """Batch norm as in Ioffe and Szegedy, arXiv:1502.03167, algorithm 1 and the gradients of section 3."""
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, layer):
+        pixels = _pixels(x)
+        n = x.numel() // x.shape[1]
+        mean = _per_channel(pixels, x) / n
+        centred = pixels - _tiled(mean, pixels)
+        variance = _per_channel(centred.square(), x) / n
+        inverse = (variance + layer.eps).rsqrt()
+        y = torch.empty_like(x, memory_format=torch.channels_last)
+        torch.addcmul(_tiled(bias, pixels), centred, _tiled(weight * inverse, pixels), out=_pixels(y))
+        layer.running_mean.lerp_(mean, layer.momentum)
+        layer.running_var.lerp_(variance * (n / (n - 1)), layer.momentum)
+        layer.num_batches_tracked += 1
+        ctx.save_for_backward(x, weight, bias, mean, inverse)
+        ctx.eps = layer.eps
+        return y
+
+    @staticmethod
+    def backward(ctx, gradient):
+        x, weight, bias, mean, inverse = ctx.saved_tensors
+        if torch.is_grad_enabled():  # a second derivative may be asked for, which torch's own function has
+            y = nn.functional.batch_norm(x, None, None, weight, bias, training=True, eps=ctx.eps)
+            needed = ctx.needs_input_grad[:3]
+            inputs = [t for t, wanted in zip((x, weight, bias), needed, strict=True) if wanted]
+            gradients = iter(torch.autograd.grad(y, inputs, gradient, create_graph=True))
+            return (*(next(gradients) if wanted else None for wanted in needed), None)
+        pixels = _pixels(gradient)
+        centred = _pixels(x) - _tiled(mean, pixels)
+        n = x.numel() // x.shape[1]
+        bias_gradient = _per_channel(pixels, x)
+        weight_gradient = _per_channel(pixels * centred, x) * inverse
+        scale = weight * inverse
+        x_gradient = torch.empty_like(x, memory_format=torch.channels_last)
+        rows = _pixels(x_gradient)
+        torch.addcmul(_tiled(-scale * bias_gradient / n, pixels), pixels, _tiled(scale, pixels), out=rows)
+        rows.addcmul_(centred, _tiled(-scale * inverse * weight_gradient / n, pixels))
+        return x_gradient, weight_gradient, bias_gradient, None
+
+
+def _pixels(x):
+    """An (N, C, H, W) tensor as rows of many pixels, long enough for vector instructions."""
+    n, c, h, w = x.shape
+    return x.permute(0, 2, 3, 1).reshape(-1, c * math.gcd(n * h * w, 32))
+
+
+def _per_channel(rows, x):
+    """The sum over all pixels, for each channel of `x`."""
+    return rows.sum(dim=0).view(-1, x.shape[1]).sum(dim=0)
+
+
+def _tiled(per_channel, rows):
+    """`per_channel` repeated along a row of pixels."""
+    return per_channel.repeat(rows.shape[1] // len(per_channel))

@@ -1,0 +1,246 @@
+"""One training run: its log, its history, a checkpoint after every epoch, and the files at the end."""
+import contextlib
+import io
+import os
+import shlex
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import filelock
+import torch
+
+from harness import checkpoint, cli, layer_table, record
+from harness.cli import UserError
+from harness.files import atomic_write, locked
+from harness.loader import Loader, predict
+
+ENDINGS = (".log", ".png", "_mistakes.png", ".json", ".pt")  # a finished run's files
+TEST_BATCH = 125  # images; larger batches are no faster, and would need more memory than training does
+
+
+class Run:
+    """One training run of the step in the file `script`, with the network class `net`.
+
+    `args` is the step's parsed command line, `published` the figures of the S5 document to store beside
+    ours: a dict with `best_train_accuracy` and `best_test_accuracy` in percent, or an empty one.
+
+    A context manager: inside `with`, everything random is seeded, print() also goes to the log, the files
+    belong to this process alone, and what a user can cause (bad data, a diverging loss, a full disk, Ctrl-C)
+    ends the program with one line on stderr and a non-zero exit status.
+    """
+
+    def __init__(self, script, net, args, published):
+        self.script, self.step, self.args = Path(script).name, Path(script).stem, args
+        self.facts = record.facts(script, net, args, published)
+        self.history, self.pending = [], None  # finished epochs, and the one that log() has told of
+        self.lines, self.saved = [], None  # what has been printed, and the checkpoint to go on from
+        self.command = f"$ python {shlex.join(sys.orig_argv[1:])}\n"
+        self.start = time.perf_counter()
+
+    def path(self, ending):
+        """Where this run's file `<step><ending>` belongs."""
+        return Path(self.args.out_dir) / f"{self.step}{ending}"
+
+    def __enter__(self):
+        with contextlib.ExitStack() as exits:
+            exits.enter_context(cli.sigterm_raises())
+            try:
+                exits.enter_context(own_folder(self.args.out_dir, self.step))
+                if self.args.resume:
+                    self.saved = checkpoint.find(self.path(".ckpt"), self.facts)
+                    self._stop_if_finished()
+                exits.enter_context(contextlib.redirect_stdout(_Tee(sys.stdout, self.lines)))
+                threads, versions = self.facts["threads"], self.facts["versions"]
+                print(f"{self.command}seed {self.args.seed}, device {self.args.device}, {threads} CPU "
+                      f"thread{'s' * (threads > 1)}, Python {versions['python']}, torch {versions['torch']}, "
+                      f"torchvision {versions['torchvision']}, {self.facts['started']}\n")
+                seed_everything(self.args)
+            except BaseException as error:
+                self._explain(error)
+                raise
+            self.exits = exits.pop_all()
+        return self
+
+    def __exit__(self, kind, error, traceback):
+        if isinstance(error, KeyboardInterrupt):  # a second one must not cut off the first
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, signal.SIG_IGN)
+        with self.exits:
+            self._explain(error)
+
+    def _explain(self, error):
+        """End the program in one line if a user can have caused `error`; else leave it alone."""
+        done = len(self.history or (self.saved or {}).get("history", []))
+        message, status = str(error), 1
+        if isinstance(error, cli.Diverged):
+            message = f"epoch {done}, {error}"
+        elif isinstance(error, KeyboardInterrupt):
+            status = 143 if isinstance(error, cli.Terminated) else 130
+            message = (f"interrupted in epoch {done} of {self.args.epochs}; " if done < self.args.epochs else
+                       "interrupted while writing the results; ")
+            message += ("the same command with --resume goes on from there" if done else
+                        "no epoch is complete, so nothing was written")
+        elif not isinstance(error, UserError):  # none, or one of the programmer's, who wants the traceback
+            return
+        if self.lines and not self.lines[-1].endswith("\n"):
+            self.lines.append("\n")  # it came in the middle of a line
+        self.lines.append(f"error: {message}\n")
+        # A run that never got to train leaves the files of an earlier one alone.
+        if self.history or isinstance(error, cli.Diverged):
+            with contextlib.suppress(UserError):
+                self._write_log()
+                message += f"; the log so far is in {self.path('.log')}"
+        cli.fail(message, status, self.script)
+
+    def _stop_if_finished(self):
+        saved = self.saved
+        if saved and saved["finished"] and self.args.epochs == saved["facts"]["arguments"]["epochs"] \
+                and all(self.path(ending).exists() for ending in ENDINGS):
+            history = saved["history"]
+            print(f"{self.script}: finished before, nothing left to do: {len(history)} epochs, last test "
+                  f"accuracy {history[-1]['test_accuracy']:.2f} %, see {self.path('.log')}")
+            sys.exit()
+
+    def epochs(self, model, optimizer, scheduler=None):
+        """Yields the number of each epoch to train, from 0 or from where --resume goes on.
+
+        When the loop's body is over, the epoch is stored: log, and a checkpoint of `model`, `optimizer`,
+        `scheduler` and everything random. Raises UserError if a checkpoint does not fit or the disk is full.
+        """
+        self.trained = model, optimizer, scheduler, self.args.device
+        if self.saved:
+            self._go_on()
+        self.log_so_far = "".join(self.lines)
+        for epoch in range(len(self.history), self.args.epochs):
+            self.lap, self.lr = time.perf_counter(), optimizer.param_groups[0]["lr"]
+            print(f"EPOCH: {epoch}\nLearning rate: {self.lr:g}")
+            yield epoch
+            self._end_epoch()
+
+    def _go_on(self):
+        """Put everything where the checkpoint was."""
+        checkpoint.restore(self.path(".ckpt"), self.saved, *self.trained, self.args.epochs)
+        self.history = self.saved["history"]
+        print(f"Going on after epoch {self.history[-1]['epoch']}, from {self.path('.ckpt')}\n")
+        self.lines[:] = [self.saved["log"]]
+        if self.args.epochs != self.saved["facts"]["arguments"]["epochs"]:
+            self.lines.append(f"{self.command}\n")
+        self.facts["started"] = self.saved["facts"]["started"]
+        self.start = time.perf_counter() - self.saved["seconds"]
+
+    def log(self, train_result, test_result):
+        """Note what came of this epoch: `(loss, accuracy in percent)` in training and in the test."""
+        self.pending = {"epoch": len(self.history), "lr": self.lr,
+                        "train_loss": train_result[0], "train_accuracy": train_result[1],
+                        "test_loss": test_result[0], "test_accuracy": test_result[1],
+                        "seconds": round(time.perf_counter() - self.lap, 3)}
+
+    def _end_epoch(self):
+        if not self.pending:
+            raise RuntimeError("an epoch went by without run.log(train_result, test_result)")
+        self.history.append(self.pending)
+        self.pending, self.log_so_far = None, "".join(self.lines)
+        self._write_checkpoint(finished=False)
+        self._write_log()  # complete after every epoch, should the run not live to see the last
+
+    def _write_checkpoint(self, finished):
+        # Its log ends with the last epoch: a run that goes on for more epochs has a closing table of its own.
+        checkpoint.write(self.path(".ckpt"), {
+            "facts": self.facts, "history": self.history, "log": self.log_so_far, "finished": finished,
+            "seconds": time.perf_counter() - self.start, **checkpoint.capture(*self.trained)})
+
+    def _write_log(self):
+        with atomic_write(self.path(".log")) as path:
+            path.write_text("".join(self.lines))
+
+    def finish(self, model, train_loader, test_loader):
+        """Print the closing table and write all files. Raises UserError if the disk cannot take them."""
+        if self.pending:  # the loop was left by a break
+            self._end_epoch()
+        plain = Loader(train_loader.images, train_loader.labels, TEST_BATCH)  # as they are, nothing dropped
+        fitted = predict(model, plain).argmax(dim=1) == plain.labels
+        log_probabilities = predict(model, test_loader).cpu()
+        labels, predicted = test_loader.labels.cpu(), log_probabilities.argmax(dim=1)
+        result = self.facts | {
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "multiply_adds": layer_table.multiply_adds(model),
+            "seconds": round(time.perf_counter() - self.start, 3),
+            "train_accuracy_eval": 100 * fitted.sum().item() / len(fitted),
+            "mistakes": [[i, labels[i].item(), predicted[i].item()]
+                         for i in (predicted != labels).nonzero().flatten().tolist()],
+            "history": self.history}
+        print(closing_table(result, test_loader.split))
+        self._write_results(model, test_loader, log_probabilities, result)
+        print(f"Written: {self.path('')}.log .png _mistakes.png .json .pt")
+        self._write_log()
+        self._write_checkpoint(finished=True)
+
+    def _write_results(self, model, test_loader, log_probabilities, result):
+        from harness import plots  # here, not above: matplotlib would hold up the first epoch by a second
+
+        weights = io.BytesIO()
+        torch.save({name: value.cpu() for name, value in model.state_dict().items()}, weights)
+        with atomic_write(self.path(".pt")) as path:
+            path.write_bytes(weights.getbuffer())
+        plots.curves(self.path(".png"), self.step, self.history, test_loader.split)
+        plots.mistakes(self.path("_mistakes.png"), self.step, test_loader.images.cpu(),
+                       test_loader.labels.cpu(), log_probabilities.exp(), test_loader.split)
+        record.write(self.path(".json"), result)
+
+
+@contextlib.contextmanager
+def own_folder(folder, step):
+    """Makes sure that `folder` can be written, and locks the files of `step` in it. Raises UserError."""
+    folder = Path(folder)
+    with contextlib.ExitStack() as exits:
+        try:  # now, rather than after a quarter of an hour of training
+            folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
+            exits.enter_context(locked(folder / f".{step}.lock"))
+            for killed in folder.glob(f".{step}[._]*.incomplete"):
+                killed.unlink()
+        except filelock.Timeout:
+            raise UserError(f"another process is writing {folder / step}.*; "
+                            "wait for it, or name another --out-dir") from None
+        except OSError as error:
+            raise UserError(f"cannot write into --out-dir: {error}") from None
+        yield
+
+
+def seed_everything(args):
+    """Seed everything random with `args.seed`, and make a GPU add up in the same order every time."""
+    torch.manual_seed(args.seed)
+    if args.device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # which torch asks for
+        torch.use_deterministic_algorithms(True, warn_only=True)  # a warning says what cannot be repeated
+
+
+def closing_table(result, split):
+    """The lines at the end of a log: best and last epoch, and what the final weights are."""
+    lines = [f"{'':20}{'best (epoch)':>16}{'last (epoch)':>16}"]
+    for name, figure in (("train", "train_accuracy"), (split, "test_accuracy")):
+        epochs = record.best(result["history"], figure), result["history"][-1]
+        lines.append(f"{name.title() + ' accuracy':20}" + "".join(
+            f"{e[figure]:8.2f} % ({e['epoch']:2})".rjust(16) for e in epochs))
+    lines.append(f"Training images as they are, nothing dropped: {result['train_accuracy_eval']:.2f} %")
+    lines.append(f"Parameters: {result['parameters']:,}\nWall time: {result['seconds']:.1f} s\n")
+    return "\n".join(lines)
+
+
+class _Tee(io.TextIOBase):
+    """A text stream that passes everything on to `stream`, at once, and keeps a copy in `lines`."""
+
+    def __init__(self, stream, lines):
+        self.lines, self.stream, self.flush, self.isatty = lines, stream, stream.flush, stream.isatty
+
+    def write(self, text):
+        self.lines.append(text)
+        try:
+            self.stream.write(text)
+            self.stream.flush()  # or a redirected log would arrive in one piece at the end
+        except OSError as error:
+            raise UserError(f"cannot print: {error}") from error
+        return len(text)

@@ -1,0 +1,147 @@
+"""The pictures of many runs: the ladder and what is behind it."""
+import itertools
+
+import numpy as np
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from harness.plots import DARK, GREY, LIGHT, accuracy_axis, drawing, epoch_axis
+from harness.record import TARGET
+
+# From light to dark along the ladder, each with a mark of its own: told apart in grey too.
+STYLES = [("#e8a33d", "s", ":"), ("#d1603d", "^", "-."), ("#4f7fb5", "D", "--"), ("#14265c", "o", "-"),
+          ("#000000", "v", (0, (6, 2)))]
+
+
+def styled(names):
+    """Each of `names` with keywords for its line; from the sixth on the styles come round again."""
+    return ((name, {"color": color, "marker": marker, "linestyle": linestyle})
+            for name, (color, marker, linestyle) in zip(names, itertools.cycle(STYLES)))  # noqa: B905
+
+
+def summary(path, runs):
+    """Draw the test accuracy of each of `runs` against epoch into the PNG file `path`."""
+    with drawing(path, (9, 6)) as (_, axes):
+        for run, style in styled(runs):
+            axes.plot([e["epoch"] for e in run["history"]], [e["test_accuracy"] for e in run["history"]],
+                      **style, label=f"{run['step']}, {run['parameters']:,} parameters")
+        axes.set_title("Test accuracy of each step")
+        epoch_axis(axes)
+        accuracy_axis(axes)
+        axes.legend()
+
+
+def ladder(path, steps):
+    """Draw each step's test accuracies over seeds into the PNG file `path`, with S5's figure and the target.
+
+    `steps` is a list of dicts with `step`, `last` and `best` (percent, a value per seed) and `published`
+    (percent, or None where S5 has nothing).
+    """
+    with drawing(path, (9, 5.5)) as (_, axes):
+        for place, step in enumerate(steps):
+            for side, values, face, label in ((-0.12, step["last"], DARK, "last epoch, one seed"),
+                                              (0.12, step["best"], "white", "best of the epochs, one seed")):
+                # Side by side where seeds agree, or equal ones would look like one.
+                spots = [place + side + 0.03 * (values[:i].count(value) - (values.count(value) - 1) / 2)
+                         for i, value in enumerate(values)]
+                axes.plot(spots, values, "o", color=DARK, markerfacecolor=face, markersize=6, alpha=0.8,
+                          label=label if not place else None)
+                mean = sum(values) / len(values)
+                axes.plot([place + side - 0.1, place + side + 0.1], [mean, mean], color=DARK, linewidth=2.5,
+                          label="mean over seeds" if not place and side < 0 else None)
+            if step["published"] is not None:
+                axes.plot(place + 0.12, step["published"], "D", color=LIGHT, markersize=9, zorder=1,
+                          label="S5, best of one run" if not place else None)
+        axes.axhline(TARGET, color=GREY, linestyle=":", linewidth=1.5, label=f"target {TARGET} %")
+        axes.set_xticks(range(len(steps)), [step["step"] for step in steps])
+        axes.set_xlim(-0.5, len(steps) - 0.5)
+        axes.set_ylabel("test accuracy (%)")
+        axes.grid(axis="y", color="0.9")
+        axes.set_title("The ladder over seeds: test accuracy of each run")
+        axes.legend(loc="upper left")
+
+
+def bands(path, steps):
+    """Draw test accuracy (step -> histories over seeds) against epoch into the PNG file `path`, as bands."""
+    with drawing(path, (9, 6)) as (_, axes):
+        for (step, histories), style in styled(steps.items()):
+            epochs = range(min(map(len, histories)))
+            accuracies = np.array([[history[i]["test_accuracy"] for i in epochs] for history in histories])
+            axes.fill_between(epochs, accuracies.min(axis=0), accuracies.max(axis=0), color=style["color"],
+                              alpha=0.2, linewidth=0)
+            axes.plot(epochs, accuracies.mean(axis=0), **style, label=step)
+        epoch_axis(axes)
+        accuracy_axis(axes)
+        axes.set_title("Test accuracy over seeds: mean, and from lowest to highest")
+        axes.legend()
+
+
+def robustness(path, distortions, means):
+    """Draw accuracy against the strength of each distortion into the PNG file `path`, a line for each step.
+
+    `distortions` maps a kind to its strengths, the first kind being none at all; `means` maps a step to its
+    accuracies (percent) for all of them in turn.
+    """
+    kinds, first = list(distortions)[1:], 1
+    with drawing(path, (12, 5), ncols=len(kinds), sharey=True) as (figure, panels):
+        for axes, kind in zip(panels, kinds, strict=True):
+            strengths = distortions[kind]
+            for (step, accuracies), style in styled(means.items()):
+                axes.plot([0, *strengths], [accuracies[0], *accuracies[first:first + len(strengths)]],
+                          **style, label=step)
+            first += len(strengths)
+            accuracy_axis(axes)
+            axes.set_xlabel(kind)
+            axes.set_xticks([0, *strengths])
+            axes.grid(color="0.9")
+            if axes is not panels[0]:
+                axes.set_ylabel("")
+        panels[0].legend(loc="lower left")
+        figure.suptitle("Test images unlike those trained on: mean accuracy over seeds")
+
+
+def frontier(path, sizes, steps):
+    """Draw test accuracy against the number of parameters into the PNG file `path`: mean, lowest to highest.
+
+    `sizes` maps a number of parameters of step 5 to its accuracies (percent, a value per seed); `steps` maps
+    the name of another step to (parameters, such accuracies, the accuracy that S5 publishes).
+    """
+    with drawing(path, (9, 6)) as (_, axes):
+        def points(parameters, accuracies, **style):
+            means = [sum(a) / len(a) for a in accuracies]
+            errors = [[m - min(a) for m, a in zip(means, accuracies, strict=True)],
+                      [max(a) - m for m, a in zip(means, accuracies, strict=True)]]
+            axes.errorbar(parameters, means, capsize=3, yerr=errors, **style)
+
+        points(list(sizes), list(sizes.values()), color=DARK, marker="o", label="step 5, wider and narrower")
+        for (step, (parameters, accuracies, published)), style in styled(steps.items()):
+            style |= {"markersize": 8, "linestyle": ""}
+            points([parameters], [accuracies], **style, label=step)
+            axes.plot(parameters, published, **style, markerfacecolor="white")
+        axes.plot([], [], color=GREY, marker="s", markerfacecolor="white", linestyle="",
+                  label="the same in S5, best of one run")
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(FixedLocator([1000, 2000, 3000, 5000, 7000, 10000]))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
+        axes.set_xlabel("parameters")
+        accuracy_axis(axes)
+        axes.grid(color="0.9")
+        axes.set_title("How small: last-epoch test accuracy, mean over seeds, lowest to highest")
+        axes.legend(loc="upper left")
+
+
+def confusion(path, title, mistakes):
+    """Draw how often which digit was taken for which into the PNG file `path`, from (true, predicted)."""
+    counts = np.zeros((10, 10), dtype=int)
+    for true, predicted in mistakes:
+        counts[true, predicted] += 1
+    with drawing(path, (7, 6.6), dpi=90) as (_, axes):
+        axes.imshow(counts, cmap="Blues", vmax=max(1, counts.max()))
+        for true, predicted in zip(*counts.nonzero(), strict=True):
+            axes.text(predicted, true, counts[true, predicted], ha="center", va="center",
+                      color="white" if counts[true, predicted] > 0.6 * counts.max() else "black")
+        axes.set_xticks(range(10))
+        axes.set_yticks(range(10))
+        axes.set_xlabel("predicted digit")
+        axes.set_ylabel("true digit")
+        axes.set_title(title)

@@ -1,0 +1,253 @@
+"""Each script as its user meets it: a process with arguments, output, files and an exit status."""
+import fcntl
+import importlib
+import json
+import os
+import pty
+import re
+import signal
+import struct
+import subprocess
+import sys
+import termios
+
+import matplotlib.image
+import pytest
+import torch
+from conftest import assert_one_line, environment, run, run_step
+
+import common
+from harness.loader import Loader
+from study.variants import LADDER, ROOT, STEPS
+
+ENDINGS = [".log", ".json", ".png", "_mistakes.png", ".pt", ".ckpt"]
+
+
+def files_in(folder):
+    """The names of the files in `folder`, but for the lock that stays after a run."""
+    return sorted(path.name for path in folder.iterdir() if not re.fullmatch(r"\.step\w+\.lock", path.name))
+
+
+def checked_out():
+    """The commit of the project; "" where it is no git repository."""
+    return run("git", "rev-parse", "HEAD").stdout.strip()
+
+
+@pytest.fixture(scope="module", params=STEPS)
+def dry_run(request, data_dir, tmp_path_factory):
+    """A finished dry run of each step: its name, its process, its folder."""
+    folder = tmp_path_factory.mktemp(request.param)
+    process = run_step(request.param, "--dry-run", "--epochs", 3, "--seed", 4,
+                       "--data-dir", data_dir, "--out-dir", folder, "--device", "cpu")
+    assert process.returncode == 0, process.stderr
+    return request.param, process, folder
+
+
+def test_files_are_those_promised(dry_run):
+    step, _, folder = dry_run
+    assert files_in(folder) == sorted(step + ending for ending in ENDINGS)
+
+
+def test_log_is_what_was_printed_and_parses(dry_run):
+    step, process, folder = dry_run
+    log = (folder / f"{step}.log").read_text()
+    assert log == process.stdout
+    assert process.stderr == "" and "\r" not in log and "\x1b" not in log
+    assert re.match(rf"\$ python .*{step}\.py --dry-run --epochs 3 --seed 4 .*\n"
+                    r"seed 4, device cpu, .*Python 3\.\S+, torch \S+, torchvision \S+", log)
+    epochs = re.findall(
+        r"^EPOCH: (\d+)\nLearning rate: (\S+)\n"
+        r"Loss=(\d+\.\d{4}) Batch_id=0 Accuracy=(\d+\.\d\d)\n"
+        r"Test set: Average loss: (\d+\.\d{4}), Accuracy: (\d+)/125 \((\d+\.\d\d)%\)$", log, re.MULTILINE)
+    history = json.loads((folder / f"{step}.json").read_text())["history"]
+    assert [int(e[0]) for e in epochs] == [0, 1, 2]
+    for printed, stored in zip(epochs, history, strict=True):
+        assert float(printed[1]) == pytest.approx(stored["lr"], rel=1e-5)
+        assert float(printed[3]) == pytest.approx(stored["train_accuracy"], abs=0.0051)
+        assert float(printed[4]) == pytest.approx(stored["test_loss"], abs=5e-5)
+        assert int(printed[5]) == round(1.25 * stored["test_accuracy"])
+
+    for split in ("train", "test"):
+        accuracies = [e[f"{split}_accuracy"] for e in history]
+        top = max(accuracies)
+        assert re.search(rf"^{split.title()} accuracy +{top:.2f} % \( {accuracies.index(top)}\)"
+                         rf" +{accuracies[-1]:.2f} % \( 2\)$", log, re.MULTILINE)
+    assert re.search(r"^Parameters: [\d,]+\nWall time: \d+\.\d s$", log, re.MULTILINE)
+
+
+def test_json_is_complete(dry_run):
+    step, process, folder = dry_run
+    run = json.loads((folder / f"{step}.json").read_text())
+    assert run["step"] == step and run["device"] == "cpu" and run["seconds"] > 0
+    assert f"{run['parameters']:,}" in re.search("Total params: (.*)", process.stdout)[1]
+    assert run["arguments"]["seed"] == 4 and run["arguments"]["dry_run"] is True
+    assert {"python", "torch", "torchvision"} <= run["versions"].keys()
+    assert run["commit"].removesuffix("-dirty") == checked_out()
+    assert [e["epoch"] for e in run["history"]] == [0, 1, 2]
+    for epoch in run["history"]:
+        assert epoch.keys() >= {"epoch", "lr", "train_loss", "train_accuracy",
+                                "test_loss", "test_accuracy", "seconds"}
+        assert 0 <= epoch["test_accuracy"] <= 100 and 0 <= epoch["train_accuracy"] <= 100
+    published = {"best_train_accuracy", "best_test_accuracy"} if step in LADDER else set()
+    assert run["published"].keys() == published
+
+
+def test_pictures_open_and_are_not_blank(dry_run):
+    step, _, folder = dry_run
+    for ending in (".png", "_mistakes.png"):
+        pixels = matplotlib.image.imread(folder / f"{step}{ending}")[..., :3]
+        assert pixels.shape[0] >= 200 and pixels.shape[1] >= 800
+        assert (pixels < 0.5).any(axis=2).mean() > 0.005  # ink, not a frame alone
+
+
+def test_weights_are_those_of_the_run(dry_run, tensors):
+    step, _, folder = dry_run
+    model = importlib.import_module(step).Net()
+    model.load_state_dict(torch.load(folder / f"{step}.pt", weights_only=True))
+    _, accuracy = common.test(model, Loader(tensors[2][:125], tensors[3][:125], 125))
+    last = json.loads((folder / f"{step}.json").read_text())["history"][-1]
+    assert accuracy == pytest.approx(last["test_accuracy"], abs=0.81)  # one image, for another thread count
+
+
+@pytest.mark.slow
+def test_bar_on_a_terminal_only(data_dir, tmp_path):
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
+    # A tenth of an epoch lasts long enough: tqdm draws no more than ten times a second.
+    code = f"""import step1_basic
+from harness import mnist
+images, labels = mnist.load_training({str(data_dir)!r}, None)
+mnist.load_training = lambda *_: (images[:6000], labels[:6000])
+step1_basic.main(["--epochs", "1", "--batch-size", "100", "--data-dir", {str(data_dir)!r},
+                  "--out-dir", {str(tmp_path)!r}])"""
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=theirs, stderr=theirs,
+                               env=environment(TERM="xterm"))
+    os.close(theirs)
+    shown = b""
+    while True:
+        try:
+            shown += os.read(ours, 65536)
+        except OSError:  # the terminal closes with the process
+            break
+    os.close(ours)
+    assert process.wait() == 0
+    assert b"0/60 [00:00<?, ?it/s]" in shown  # tqdm's count of batches and their speed
+    drawn = re.findall(rb"Loss=\d\.\d{4} Batch_id=(\d+) Accuracy=[\d.]+: +\d+%", shown)
+    assert len(set(drawn)) > 3
+    log = (tmp_path / "step1_basic.log").read_text()
+    assert "it/s" not in log and "\r" not in log and log.count("Loss=") == 1
+
+
+def test_help_names_every_option_and_its_default():
+    process = run_step("step4_aug_lr", "--help")
+    assert process.returncode == 0
+    for option in ("epochs", "batch-size", "lr", "seed", "device", "data-dir", "out-dir", "dry-run",
+                   "mirror", "resume", "dropout", "rotation", "step-size", "gamma"):
+        assert f"--{option}" in process.stdout
+    for default in ("15", "128", "0.1", "auto", "data", "results", "0.007", "7.0", "2", "0.6"):
+        assert f"(default: {default})" in " ".join(process.stdout.split())
+
+
+def test_main_takes_its_command_line_as_a_list(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["some_notebook", "--no-option-of-ours"])
+    with pytest.raises(SystemExit) as ended:
+        importlib.import_module("step4_aug_lr").main(["--help"])
+    assert ended.value.code == 0 and "--step-size" in capsys.readouterr().out
+
+
+def test_a_step_imported_and_called(data_dir, tmp_path):
+    arguments = ["--dry-run", "--epochs", "1", "--data-dir", str(data_dir), "--out-dir", str(tmp_path)]
+    process = run(sys.executable, "-c", f"import step4_aug_lr; step4_aug_lr.main({arguments!r})")
+    assert process.returncode == 0, process.stderr
+    assert files_in(tmp_path) == sorted("step4_aug_lr" + ending for ending in ENDINGS)
+    assert process.stdout == (tmp_path / "step4_aug_lr.log").read_text()
+
+
+@pytest.mark.parametrize("arguments, words", [
+    (["--epochs", "0"], ["--epochs", "'0'"]),
+    (["--epochs", "-3"], ["--epochs"]),
+    (["--epochs", "many"], ["--epochs", "'many'"]),
+    (["--batch-size", "0"], ["--batch-size"]),
+    (["--batch-size", "-1"], ["--batch-size"]),
+    (["--lr", "0"], ["--lr"]),
+    (["--lr", "-0.1"], ["--lr"]),
+    (["--lr", "nan"], ["--lr"]),
+    (["--lr", "inf"], ["--lr"]),
+    (["--dropout", "1"], ["--dropout"]),
+    (["--dropout", "-0.1"], ["--dropout"]),
+    (["--rotation", "nan"], ["--rotation"]),
+    (["--step-size", "0"], ["--step-size"]),
+    (["--gamma", "0"], ["--gamma"]),
+    (["--seed", str(2 ** 70)], ["--seed"]),
+    (["--device", "toaster"], ["--device", "toaster"]),
+    (["--device", "cuda:99"], ["--device"]),
+    (["--epoch-count", "3"], ["--epoch-count"]),
+])
+def test_bad_arguments(arguments, words, tmp_path):
+    process = run_step("step4_aug_lr", *arguments, "--out-dir", tmp_path / "out")
+    assert_one_line(process, "step4_aug_lr.py: error:", *words)
+    assert not (tmp_path / "out").exists()
+
+
+def test_absent_device(tmp_path):
+    absent = [name for name, present in (("cuda", torch.cuda.is_available()),
+                                         ("mps", torch.backends.mps.is_available())) if not present]
+    assert absent  # no machine has both
+    for name in absent:
+        assert_one_line(run_step("step1_basic", "--device", name, "--out-dir", tmp_path), name)
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_every_step_checks_its_arguments(step):
+    assert_one_line(run_step(step, "--lr", "0"), f"{step}.py: error:", "--lr")
+
+
+def test_out_dir_that_cannot_be_written(data_dir, tmp_path):
+    (tmp_path / "file").write_text("precious")
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        assert_one_line(run_step("step1_basic", "--dry-run", "--data-dir", data_dir, "--out-dir", folder),
+                        "--out-dir", folder)
+    assert (tmp_path / "file").read_text() == "precious"
+
+
+def test_write_that_fails_at_the_end_keeps_what_was_there(data_dir, tmp_path):
+    (tmp_path / "step1_basic.png").mkdir()  # a folder where the picture should go
+    process = run_step("step1_basic", "--dry-run", "--epochs", 1, "--data-dir", data_dir,
+                       "--out-dir", tmp_path)
+    assert_one_line(process, tmp_path / "step1_basic.png")
+    assert torch.load(tmp_path / "step1_basic.pt", weights_only=True)
+    assert not (tmp_path / "step1_basic.json").exists()
+    assert not [name for name in files_in(tmp_path) if name.startswith(".")]
+
+
+def test_diverging_loss_stops_and_keeps_the_log(data_dir, tmp_path):
+    process = run_step("step1_basic", "--lr", "1e30", "--data-dir", data_dir, "--out-dir", tmp_path)
+    assert_one_line(process, "epoch 0", "batch", "loss", "--lr", tmp_path / "step1_basic.log")
+    assert files_in(tmp_path) == ["step1_basic.log"]
+    log = (tmp_path / "step1_basic.log").read_text()
+    assert "Total params: 10,970" in log and log.splitlines()[-1].startswith("error: epoch 0, batch")
+
+
+@pytest.mark.slow
+def test_earlier_results_survive_a_run_that_never_trains(data_dir, tmp_path):
+    arguments = ["--dry-run", "--epochs", 1, "--out-dir", tmp_path, "--data-dir"]
+    assert run_step("step1_basic", *arguments, data_dir).returncode == 0
+    before = {name: (tmp_path / name).read_bytes() for name in files_in(tmp_path)}
+    assert run_step("step1_basic", *arguments, "/dev/null").returncode == 1
+    assert {name: (tmp_path / name).read_bytes() for name in files_in(tmp_path)} == before
+
+
+def test_ctrl_c_is_one_line(data_dir, tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, ROOT / "step1_basic.py", "--data-dir", data_dir, "--out-dir", tmp_path],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
+    for line in process.stdout:
+        if line == "EPOCH: 0\n":
+            process.send_signal(signal.SIGINT)
+            break
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert stderr.startswith("step1_basic.py: error: interrupted in epoch 0 of 15")
+    assert len(stderr.splitlines()) == 1
+    assert files_in(tmp_path) == []

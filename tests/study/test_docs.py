@@ -1,0 +1,134 @@
+"""The tables and figures of README, docs/ and docstrings are those of the runs in docs/runs."""
+import ast
+import re
+import shutil
+import statistics
+import sys
+
+import pytest
+from conftest import run
+
+from study import frontier, report, robustness
+from study.claims import CLAIMS
+from study.evidence import MEASURES, verdict_rows
+from study.tables import markdown
+from study.variants import LADDER, ROOT, VARIANTS, WIDTHS, by_variant, load_runs, sweep_files
+
+RUNS = ROOT / "docs" / "runs"
+STEPS = (*LADDER, "step5_beyond")
+README = (ROOT / "README.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def found():
+    runs, unreadable = load_runs(sweep_files(RUNS))
+    found, others = by_variant(runs)
+    assert not unreadable and not others
+    return found
+
+
+def last_tests(runs):
+    return [MEASURES["test"](one) for one in runs]
+
+
+def mean_sd(values):
+    return f"{statistics.fmean(values):.2f} ± {statistics.stdev(values):.2f}"
+
+
+def rows(text):
+    """The cells of every row of every table in `text`, without links."""
+    return [[re.sub(r"\[(.+?)\]\(.+?\)", r"\1", cell.strip()) for cell in line.strip("|").split("|")]
+            for line in text.splitlines() if line.startswith("|")]
+
+
+def test_every_variant_ran_over_its_seeds_with_the_code_of_now(found):
+    for name in {*STEPS, *(name for name in VARIANTS if found[name])}:
+        variant, facts = VARIANTS[name], VARIANTS[name].facts()
+        seeds = range(1, 6) if variant.step in LADDER else range(21, 31)
+        assert sorted(found[name]) == list(seeds), name
+        for seed, one in found[name].items():
+            assert one["recipe"] == facts["recipe"] and len(one["history"]) == 15, (name, seed)
+            assert variant.matches(one, variant.facts("--seed", str(seed)))
+    assert {name for claim in CLAIMS for part in claim.parts for name in (part.a, part.b)
+            if isinstance(name, str)} <= {name for name in found if found[name]}
+
+
+@pytest.mark.slow
+def test_the_report_in_docs_is_that_of_its_runs(tmp_path):
+    copy = shutil.copytree(RUNS, tmp_path / "runs")
+    committed = (copy / "report.md").read_text()
+    (copy / "report.md").unlink()
+    process = run(sys.executable, "-m", "study.report", "--out-dir", copy)
+    assert process.returncode == 0, process.stderr
+    assert (copy / "report.md").read_text() == committed
+
+
+def test_the_readme_has_the_figures_of_the_steps(found):
+    table = {row[0]: row for row in rows(README)}
+    for number, step in enumerate(STEPS, start=1):
+        runs = list(found[step].values())
+        _, _, parameters, accuracy, seeds, _ = table[str(number)]
+        assert parameters == f"{runs[0]['parameters']:,}" and seeds == str(len(runs))
+        assert accuracy == mean_sd(last_tests(runs)), step
+
+
+def test_the_readme_has_the_verdicts(found):
+    numbers = {}
+    for number, _, verdict in verdict_rows(CLAIMS, found)[1:]:
+        numbers.setdefault(verdict, []).append(number)
+    start = next(i for i, row in enumerate(rows(README)) if row == ["verdict", "claims"])
+    table = rows(README)[start + 2:][:len(numbers)]
+    assert table == [[verdict, ", ".join(n)] for verdict, n in numbers.items()]
+
+
+def test_the_ladder_and_the_verdicts_in_docs(found):
+    text = (ROOT / "docs" / "reproduce.md").read_text()
+    ladder = {step: [one for _, one in sorted(found[step].items())] for step in STEPS}
+    assert markdown(report.ladder_rows(ladder)) in text
+    assert markdown(verdict_rows(CLAIMS, found)) in text
+
+
+def test_step_5_in_docs(found):
+    text = (ROOT / "docs" / "beyond.md").read_text()
+    logs = [(RUNS / f"seed{seed}" / "step5_beyond.log").read_text() for seed in range(21, 31)]
+    # As the logs of that day called it.
+    without = [float(re.findall(r"looking once:\n.*\(([\d.]+)%\)", log)[-1]) for log in logs]
+    before, _ = load_runs(sweep_files(RUNS / "looking_once"))
+    for seeds, augmented, values in (("11 to 20", "no", last_tests(before)), ("21 to 30", "no", without),
+                                     ("21 to 30", "yes", last_tests(found["step5_beyond"].values()))):
+        assert len(values) == 10
+        assert [seeds, augmented, mean_sd(values), f"{min(values):.2f}", f"{max(values):.2f}"] in rows(text)
+    docstring = " ".join(ast.get_docstring(ast.parse((ROOT / "step5_beyond.py").read_text())).split())
+    assert f"without test-time augmentation {mean_sd(without)}" in docstring
+
+
+def test_the_frontier_in_docs():
+    runs, unreadable = load_runs(sweep_files(RUNS / "frontier"))
+    assert not unreadable and len(runs) == 3 * len(WIDTHS)
+    assert {one["recipe"] for one in runs} == {WIDTHS["width_1"].facts()["recipe"]}
+    assert {len(one["history"]) for one in runs} == {15}
+    sizes, text = frontier.by_size(runs), (ROOT / "docs" / "beyond.md").read_text()
+    assert all(len(accuracies) == 3 for accuracies in sizes.values())
+    assert markdown(frontier.table_rows(sizes)) in text
+    assert frontier.smallest(sizes) in " ".join(text.split())  # one sentence of a paragraph
+
+
+def test_robustness_in_docs():
+    accuracies = robustness.load(RUNS / robustness.FILE)
+    assert markdown(robustness.table_rows(accuracies)) in (ROOT / "docs" / "beyond.md").read_text()
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_docstring_quotes_the_figures_of_its_runs(step, found):
+    words = " ".join(ast.get_docstring(ast.parse((ROOT / f"{step}.py").read_text())).split())
+    runs = found[step].values()
+    assert f"{len(runs)} seeds" in words
+    for measure in ("best training", "best test", "test"):
+        assert mean_sd([MEASURES[measure](one) for one in runs]) in words, measure
+
+
+def test_the_readme_is_one_page_and_its_links_lead_somewhere():
+    assert len(README) <= 9000
+    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"), RUNS / "README.md"):
+        for target in re.findall(r"\]\(([^)#:]+?)(?:#[^)]*)?\)", page.read_text()):
+            assert (page.parent / target).exists(), (page.name, target)
