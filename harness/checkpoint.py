@@ -30,7 +30,7 @@ def capture(model, optimizer, scheduler, device):
 
 
 def write(path, state):
-    """Put `state`, a dict as STATE has it, into the file `path`. Raises UserError if the disk is full."""
+    """Put `state`, a dict as STATE has it or of weights, into the file `path`. Raises UserError."""
     contents = io.BytesIO()  # torch.save on a file says RuntimeError, and no more, when the disk is full
     torch.save(state, contents)
     with atomic_write(path) as scratch:

@@ -160,18 +160,9 @@ class Run:
         """Print the closing table and write all files. Raises UserError if the disk cannot take them."""
         if self.pending:  # the loop was left by a break
             self._end_epoch()
-        plain = Loader(train_loader.images, train_loader.labels, TEST_BATCH)  # as they are, nothing dropped
-        fitted = predict(model, plain).argmax(dim=1) == plain.labels
         log_probabilities = predict(model, test_loader).cpu()
-        labels, predicted = test_loader.labels.cpu(), log_probabilities.argmax(dim=1)
-        result = self.facts | {
-            "parameters": sum(p.numel() for p in model.parameters()),
-            "multiply_adds": layer_table.multiply_adds(model),
-            "seconds": round(time.perf_counter() - self.start, 3),
-            "train_accuracy_eval": 100 * fitted.sum().item() / len(fitted),
-            "mistakes": [[i, labels[i].item(), predicted[i].item()]
-                         for i in (predicted != labels).nonzero().flatten().tolist()],
-            "history": self.history}
+        result = self.facts | final_figures(model, train_loader, test_loader, log_probabilities) | {
+            "seconds": round(time.perf_counter() - self.start, 3), "history": self.history}
         print(closing_table(result, test_loader.split))
         self._write_results(model, test_loader, log_probabilities, result)
         print(f"Written: {self.path('')}.log .png _mistakes.png .json .pt")
@@ -181,10 +172,7 @@ class Run:
     def _write_results(self, model, test_loader, log_probabilities, result):
         from harness import plots  # here, not above: matplotlib would hold up the first epoch by a second
 
-        weights = io.BytesIO()
-        torch.save({name: value.cpu() for name, value in model.state_dict().items()}, weights)
-        with atomic_write(self.path(".pt")) as path:
-            path.write_bytes(weights.getbuffer())
+        checkpoint.write(self.path(".pt"), {name: value.cpu() for name, value in model.state_dict().items()})
         plots.curves(self.path(".png"), self.step, self.history, test_loader.split)
         plots.mistakes(self.path("_mistakes.png"), self.step, test_loader.images.cpu(),
                        test_loader.labels.cpu(), log_probabilities.exp(), test_loader.split)
@@ -216,6 +204,18 @@ def seed_everything(args):
     if args.device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # which torch asks for
         torch.use_deterministic_algorithms(True, warn_only=True)  # a warning says what cannot be repeated
+
+
+def final_figures(model, train_loader, test_loader, log_probabilities):
+    """The entries of the JSON on the trained `model`, given its `log_probabilities` of the test images."""
+    plain = Loader(train_loader.images, train_loader.labels, TEST_BATCH)  # as they are, nothing dropped
+    fitted = predict(model, plain).argmax(dim=1) == plain.labels
+    labels, predicted = test_loader.labels.cpu(), log_probabilities.argmax(dim=1)
+    return {"parameters": sum(p.numel() for p in model.parameters()),
+            "multiply_adds": layer_table.multiply_adds(model),
+            "train_accuracy_eval": 100 * fitted.sum().item() / len(fitted),
+            "mistakes": [[i, labels[i].item(), predicted[i].item()]
+                         for i in (predicted != labels).nonzero().flatten().tolist()]}
 
 
 def closing_table(result, split):
