@@ -4,7 +4,7 @@ STEPS := $(sort $(basename $(wildcard step*_*.py)))
 SEEDS ?= 1 2 3 4 5
 JOBS  ?= 1
 
-# What a run can be told; empty means the script's own default.
+# Options of a run; empty means the script's own default.
 EPOCHS   ?=
 SEED     ?=
 DEVICE   ?=
@@ -36,7 +36,7 @@ else
     READY := $(VENV)/installed
     READY_TO_TEST := $(VENV)/installed-for-tests
     ifneq ($(wildcard $(VENV)/installed),)
-      # A Python that is gone makes the environment anew.
+      # If the environment's Python is gone, make the environment again.
       BROKEN := $(shell $(PYTHON) -c '' 2>/dev/null || echo broken)
     endif
   endif
@@ -76,7 +76,7 @@ step2: step2_dropout
 step3: step3_gap
 ## step4       train with rotated images and a decaying learning rate
 step4: step4_aug_lr
-## step5       train what goes beyond them, chosen without the test set
+## step5       train with elastic distortion, learning rate warm-up and test-time augmentation
 step5: step5_beyond
 ## stepN_name  train the step in stepN_name.py, which may be one of your own
 $(STEPS): $(READY)
@@ -86,7 +86,7 @@ $(STEPS): $(READY)
 sweep: $(READY)
 	$(SWEEP) --out-dir '$(OUT_DIR)' -- $(OPTIONS)
 
-## claims      train what the claims need too (five hours; with JOBS=2 two and a half), print the verdicts
+## claims      train what the claims need too (70 runs, about three hours with JOBS=2), print the verdicts
 claims: $(READY)
 	$(SWEEP) --out-dir '$(OUT_DIR)' --claims -- $(OPTIONS)
 	$(PYTHON) -m study.claims --out-dir '$(OUT_DIR)'
@@ -105,7 +105,7 @@ robustness: $(READY)
 report: $(READY)
 	$(PYTHON) -m study.report --out-dir '$(OUT_DIR)'
 
-## data        download and verify MNIST, no more
+## data        download and verify MNIST, and nothing else
 data: $(READY)
 	$(PYTHON) -m harness.mnist --data-dir '$(DATA_DIR)' $(ARGS)
 
@@ -113,7 +113,7 @@ data: $(READY)
 bench: $(READY)
 	$(PYTHON) benchmarks/bench.py $(FOLDERS) $(if $(BENCH),--size $(BENCH))
 
-## check       lint, the networks and one short training: under a minute
+## check       lint, test the networks, train briefly: under a minute
 check: lint
 	DATA_DIR='$(DATA_DIR)' $(PYTHON) -m pytest -q -m 'not slow' tests/steps/test_networks.py tests/steps/test_training.py
 
@@ -125,7 +125,7 @@ lint: $(READY_TO_TEST)
 test: lint
 	DATA_DIR='$(DATA_DIR)' $(PYTHON) -m pytest $(ARGS)
 
-## clean       remove what runs and reports wrote into OUT_DIR, but for the sweep's folders seed1, ..., frontier
+## clean       remove what runs and reports wrote into OUT_DIR, except the sweep's folders seed1, ..., frontier
 clean:
 	rm -f $(foreach e,log json png pt ckpt,'$(OUT_DIR)'/step*.$(e)) '$(OUT_DIR)'/.step*.lock '$(OUT_DIR)'/.*.incomplete
 	rm -f $(foreach f,summary.md summary.png report.md report.html robustness.json frontier.png bench/bench.json,'$(OUT_DIR)'/$(f)) '$(OUT_DIR)'/report_*.png
@@ -137,7 +137,7 @@ distclean: clean
 	find . -name __pycache__ -prune -exec rm -rf {} +
 	! test -d data || rmdir data 2>/dev/null || true
 
-# The stamps are older than a changed requirements file, and only then installed anew.
+# Install again only when a requirements file is newer than its stamp.
 $(VENV)/installed: requirements.txt $(if $(BROKEN),force)
 	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 	  { echo "make: Python 3.10 or newer is needed, and python3 is $$(python3 -V); name another with PYTHON=..." >&2; exit 1; }

@@ -1,8 +1,8 @@
 """What every step imports: command line, loaders, augmentation, train and test loops, summary, Run.
 
-Nothing here knows which step it serves. What makes a step a step (network, optimizer, schedule,
-augmentation) stands in the step's own file. What lies behind (data on disk, log, checkpoint, pictures, a
-faster batch norm) is in harness/.
+Nothing here knows which step it serves. What is particular to a step (network, optimizer, schedule,
+augmentation) is in the step's own file. What runs behind the scenes (data on disk, log, checkpoint,
+pictures, a faster batch norm) is in harness/.
 """
 import math
 import sys
@@ -35,7 +35,7 @@ def command_line(docstring):
                         help="folder for log, JSON, pictures, weights and checkpoint; an earlier run "
                              "of the same step in it is replaced")
     parser.add_argument("--resume", action="store_true",
-                        help="go on from the checkpoint in --out-dir if there is one; --epochs may be raised")
+                        help="resume from the checkpoint in --out-dir, if any; --epochs may be raised")
     parser.add_argument("--validate", action="store_true",
                         help="for choosing a recipe: train on the first 50,000 training images, evaluate on "
                              "the last 10,000, and leave the test images unopened")
@@ -69,8 +69,8 @@ def loaders(args, augment=None):
 class RandomRotation:
     """Rotates each image of a batch by an angle of its own, uniform in [-degrees, degrees].
 
-    For a batch what torchvision.transforms.RandomRotation is for one picture, with the same nearest-pixel
-    sampling and the same black where there was no picture.
+    Does to a batch what torchvision.transforms.RandomRotation does to one image, with the same nearest-pixel
+    sampling and the same black background.
     """
 
     def __init__(self, degrees):
@@ -88,7 +88,7 @@ def rotate(images, angles, mode="nearest"):
     """
     radians = torch.deg2rad(angles)
     sin, cos, zero = radians.sin(), radians.cos(), torch.zeros_like(radians)
-    # Each output pixel asks where it came from: the inverse of the rotation, with y pointing down.
+    # For each output pixel, where it came from: the inverse of the rotation, with y pointing down.
     inverse = torch.stack([cos, -sin, zero, sin, cos, zero], dim=1).view(-1, 2, 3)
     grid = F.affine_grid(inverse, images.shape, align_corners=False)
     return F.grid_sample(images, grid, mode=mode, padding_mode="zeros", align_corners=False)
@@ -97,11 +97,11 @@ def rotate(images, angles, mode="nearest"):
 def train(model, loader, optimizer, scheduler=None):
     """One epoch of training, in place, with a progress bar on a terminal and a line at the end.
 
-    A `scheduler` given here takes a step after each batch; one that steps by the epoch is the caller's.
+    A `scheduler` given here takes a step after each batch; one that steps by the epoch is left to the caller.
 
     Returns the mean loss (negative log-likelihood, nats per image) and the accuracy in percent, both as the
     notebooks took them: during the epoch, on the images as augmented and dropped out, by weights that are
-    still moving.
+    still changing.
 
     Raises cli.Diverged if a loss is NaN or infinite: on a CPU before that batch touches the weights, on a
     GPU at the end of the epoch.
@@ -114,7 +114,7 @@ def train(model, loader, optimizer, scheduler=None):
     def progress():
         return f"Loss={losses[batch_id]:.4f} Batch_id={batch_id} Accuracy={100 * correct.item() / seen:.2f}"
 
-    # On a terminal only, and gone when the epoch is over: the line below stays instead.
+    # Shown on a terminal only, and cleared after the epoch; the line printed below stays.
     bar = tqdm(loader, leave=False, disable=None if sys.stdout.isatty() else True)
     with fast.layers(model):  # the same numbers to rounding, in less time
         for batch_id, (data, target) in enumerate(bar):
@@ -125,7 +125,7 @@ def train(model, loader, optimizer, scheduler=None):
             total_loss += losses[batch_id] * len(target)
             correct += (log_probabilities.detach().argmax(dim=1) == target).sum()
             seen += len(target)
-            if device.type == "cpu":  # to read a number from a GPU is to wait for it: there, once an epoch
+            if device.type == "cpu":  # reading a number from a GPU waits for it: there, once an epoch
                 check_finite(losses[batch_id], f"batch {batch_id}: the training loss")
                 bar.set_description(progress(), refresh=False)
             loss.backward()

@@ -1,6 +1,6 @@
 """Step 1: the basic setup, a plain convolutional network.
 
-S5 is the short write-up of a course exercise that these steps reproduce: four steps, a layer table for each.
+S5 is a short write-up of a course exercise: four steps, each with a layer table. Steps 1 to 4 reproduce it.
 
 Target
     Get everything running: data, network, training loop, test loop, with normalised
@@ -49,8 +49,8 @@ class Net(nn.Module):
             nn.ReLU(),
         )
         self.transition = nn.Sequential(
-            # From here on, neighbours in the map are two pixels apart in the image: a 3x3 kernel
-            # now adds 4 to the receptive field, where it added 2 before.
+            # Pooling doubles the distance between neighbours in the map, here to two pixels of the image: a
+            # 3x3 kernel now adds 4 to the receptive field, where it added 2 before.
             nn.MaxPool2d(2),                   # -> 11x11, receptive field 8
             nn.Conv2d(20, 10, 1, bias=False),  # 1x1: 20 channels mixed down to 10
             nn.BatchNorm2d(10),
@@ -67,7 +67,7 @@ class Net(nn.Module):
             nn.BatchNorm2d(10),
             nn.ReLU(),
         )
-        self.last = nn.Conv2d(10, 10, 7, bias=False)  # 7x7 -> 1x1: one score per digit
+        self.last = nn.Conv2d(10, 10, 7, bias=False)  # 7x7 -> 1x1, receptive field 28: one score per digit
 
     def forward(self, x):
         x = self.block1(x)
@@ -91,7 +91,7 @@ def main(argv=None):
         common.summary(model)
         optimizer = optim.SGD(model.parameters(), lr=args.lr, momentum=0.9)
 
-        for epoch in run.epochs(model, optimizer):  # from 0, or from where --resume goes on
+        for epoch in run.epochs(model, optimizer):  # from 0, or from where --resume resumes
             train_result = common.train(model, train_loader, optimizer)
             test_result = common.test(model, test_loader)
             run.log(train_result, test_result)

@@ -1,6 +1,6 @@
 """Step 3: global average pooling instead of the big last kernel, and more capacity before it.
 
-S5 is the short write-up of a course exercise that these steps reproduce: four steps, a layer table for each.
+S5 is a short write-up of a course exercise: four steps, each with a layer table. Steps 1 to 4 reproduce it.
 
 Target
     Spend the parameters where they help. Averaging each channel over the last 5x5 map
@@ -16,10 +16,10 @@ Result (15 epochs; accuracies in percent, mean ± standard deviation over seeds)
 Analysis
     After the average the receptive field is 28 pixels: every score sees the whole image,
     at 160 parameters instead of 2,500.
-    Training accuracy does rise with less dropout, as S5 says: to 99.40, where 0.1 stops
-    at 98.88. Test accuracy ends where step 2 had it. Whether the added capacity wins back
-    what pooling costs is undecided; with dropout at 0.1 as in step 2, it shows no sign of
-    it (99.03, against 99.04 without the capacity).
+    Training accuracy does rise with less dropout, as S5 says: to 99.40, against
+    98.88 with 0.1. Test accuracy ends where step 2 had it. Whether the added capacity wins
+    back what pooling costs is undecided; with dropout 0.1, as in step 2, there is no sign
+    that it does (99.03, against 99.04 without the added capacity).
     S5 found no overfitting. The final weights on the plain training images say otherwise:
     0.36 points above test. Whether 0.007 of dropout differs from none is undecided.
 """
@@ -100,7 +100,7 @@ def main(argv=None):
         common.summary(model)
         optimizer = optim.SGD(model.parameters(), lr=args.lr, momentum=0.9)
 
-        for epoch in run.epochs(model, optimizer):  # from 0, or from where --resume goes on
+        for epoch in run.epochs(model, optimizer):  # from 0, or from where --resume resumes
             train_result = common.train(model, train_loader, optimizer)
             test_result = common.test(model, test_loader)
             run.log(train_result, test_result)

@@ -31,7 +31,7 @@ def capture(model, optimizer, scheduler, device):
 
 def write(path, state):
     """Put `state`, a dict as STATE has it or of weights, into the file `path`. Raises UserError."""
-    contents = io.BytesIO()  # torch.save on a file says RuntimeError, and no more, when the disk is full
+    contents = io.BytesIO()  # torch.save on a file raises a bare RuntimeError when the disk is full
     torch.save(state, contents)
     with atomic_write(path) as scratch:
         scratch.write_bytes(contents.getbuffer())
@@ -56,7 +56,7 @@ def read(path):
         check_history(state["history"])
     except FileNotFoundError:
         raise
-    except Exception as error:  # of any kind: what bytes of any kind may lead to is not ours to list
+    except Exception as error:  # any exception: a damaged file can raise anything
         raise Damaged(_one_line(error)) from None
     return state
 
@@ -94,11 +94,11 @@ def find(path, facts):
 
 
 def restore(path, state, model, optimizer, scheduler, device, epochs):
-    """Put freshly made model, optimizer and scheduler, and all that is random, where `capture` found them.
+    """Put freshly made model, optimizer and scheduler, and all that is random, into the saved state.
 
-    Where the run is to have more `epochs` than before, the scheduler walks there step by step instead of
-    being loaded: so a schedule that depends on their number is the one for the number asked for now.
-    Raises UserError if the `state`, which was read from `path`, does not fit.
+    Where the run is to have more `epochs` than before, the scheduler is stepped there instead of being
+    loaded, so that a schedule that depends on their number follows the new number. Raises UserError if the
+    `state`, which was read from `path`, does not fit.
     """
     try:
         model.load_state_dict(state["model"])

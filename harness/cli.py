@@ -1,4 +1,4 @@
-"""The command line of every program here: parser, types of arguments, an ending in one line."""
+"""The command line of every program here: parser, types of arguments, errors in one line."""
 import argparse
 import contextlib
 import math
@@ -59,7 +59,7 @@ def sigterm_raises():
     def terminate(*_):
         raise Terminated
 
-    listens = threading.current_thread() is threading.main_thread()  # no other may
+    listens = threading.current_thread() is threading.main_thread()  # no other thread may
     before = listens and signal.signal(signal.SIGTERM, terminate)
     try:
         yield
@@ -87,7 +87,7 @@ def out_dir(docstring, help):
 
 
 def _number(convert, holds, wanted):
-    """An argument type that takes numbers for which `holds`, and refuses other text as argparse wants it."""
+    """An argument type: accepts numbers for which `holds` is true, and refuses other text."""
     def number(text):
         try:
             value = convert(text)

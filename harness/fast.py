@@ -1,9 +1,9 @@
-"""torch's layers, computed faster on a CPU while a network is at work, and given back as they were.
+"""torch's layers, computed faster on a CPU inside a `with` block, and restored after it.
 
 In the block `with fast.layers(model):` convolutions keep their weights channels-last, the memory layout in
 which they and pooling are fastest; batch norm and dropout are computed by the functions below. The layers
-stay torch's own, class for class. What is not exactly the case that a function here is for (another class,
-device or number format, autocast, eval mode, ...) is computed by torch.
+stay torch's own, class for class. Any other case (another class, device or number format,
+autocast, eval mode, ...) is computed by torch.
 """
 import contextlib
 import ctypes
@@ -21,8 +21,8 @@ def layers(model):
     keep_freed_memory()
     found = list(model.modules())
     faster = {layer: function for layer in found if (function := _faster(layer))}
-    # Where a batch norm has to be torch's, it gets the layout in which that is fast: channels-last, with
-    # few channels, torch's threads fight over one cache line.
+    # Batch norm left to torch keeps the default layout: with channels-last and few channels, torch's
+    # threads contend for one cache line.
     all_fast = all(layer in faster for layer in found if isinstance(layer, nn.BatchNorm2d))
     convolutions = [layer for layer in found if all_fast and type(layer) is nn.Conv2d
                     and _plain(layer.weight) and layer.weight.is_contiguous()]
@@ -41,7 +41,7 @@ def layers(model):
 
 def _faster(layer):
     """The function below that computes `layer` in training, or None if that has to be left to torch."""
-    if "forward" in layer.__dict__:  # somebody's own
+    if "forward" in layer.__dict__:  # replaced by somebody else
         return None
     if type(layer) is nn.Dropout and not layer.inplace:
         return dropout
@@ -52,7 +52,7 @@ def _faster(layer):
 
 
 def _plain(tensor):
-    """Whether `tensor` holds single-precision numbers in a CPU's memory, and nothing but computes with it."""
+    """Whether `tensor` is float32 on the CPU, and not under autocast, compilation or tracing."""
     return (isinstance(tensor, torch.Tensor) and tensor.device.type == "cpu" and tensor.dtype == torch.float32
             and not torch.is_autocast_enabled("cpu") and not torch.compiler.is_compiling()
             and not torch.jit.is_tracing())
@@ -91,12 +91,12 @@ def dropout(layer, x):
 
 
 def batch_norm(layer, x):
-    """What the nn.BatchNorm2d `layer` makes of `x` (N, C, H, W): the same numbers, to rounding, sooner.
+    """What the nn.BatchNorm2d `layer` makes of `x` (N, C, H, W): the same numbers up to rounding, faster.
 
     torch adds up the pixels of channels-last images one by one, its threads all writing to the same few
     sums. Here whole rows of pixels are added up at once.
     """
-    if not (layer.training and _plain(x) and x.dim() == 4 and x.numel() > x.shape[1]  # one pixel is an error
+    if not (layer.training and _plain(x) and x.dim() == 4 and x.numel() > x.shape[1]  # torch refuses one
             and x.is_contiguous(memory_format=torch.channels_last)):
         return nn.BatchNorm2d.forward(layer, x)
     return _BatchNorm.apply(x, layer.weight, layer.bias, layer)
@@ -125,7 +125,7 @@ class _BatchNorm(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient):
         x, weight, bias, mean, inverse = ctx.saved_tensors
-        if torch.is_grad_enabled():  # a second derivative may be asked for, which torch's own function has
+        if torch.is_grad_enabled():  # a second derivative may be needed: torch's own function has one
             y = nn.functional.batch_norm(x, None, None, weight, bias, training=True, eps=ctx.eps)
             needed = ctx.needs_input_grad[:3]
             inputs = [t for t, wanted in zip((x, weight, bias), needed, strict=True) if wanted]

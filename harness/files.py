@@ -1,4 +1,4 @@
-"""Files that are complete or not there, and that one process writes at a time."""
+"""Files that are written completely or not at all, by one process at a time."""
 import contextlib
 import os
 
@@ -8,7 +8,7 @@ from harness.cli import UserError
 
 
 class Damaged(UserError):
-    """A file is not what it should be; the message says in what."""
+    """A file is not what it should be; the message says how."""
 
 
 @contextlib.contextmanager

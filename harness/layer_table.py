@@ -1,4 +1,4 @@
-"""The table of a network's layers that the notebooks printed, and how much work the network is."""
+"""The table of a network's layers that the notebooks printed, and how many multiply-adds it needs."""
 import math
 
 import torch

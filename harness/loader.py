@@ -1,4 +1,4 @@
-"""Mini-batches of images that lie in memory, and what a model makes of them."""
+"""Mini-batches of images that lie in memory, and a model's predictions for them."""
 import math
 
 import torch

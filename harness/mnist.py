@@ -37,7 +37,7 @@ FILES = {
 
 
 def load(data_dir, mirror=None):
-    """All of MNIST, as the next two functions have it: training images and labels, test images and labels."""
+    """All of MNIST, as the next two functions return it: training and test images, each with their labels."""
     return (*load_training(data_dir, mirror), *load_test(data_dir, mirror))
 
 
@@ -114,8 +114,8 @@ def fetch(name, raw, mirror=None):
 
     archive = raw / f"{name}.gz"
     md5 = dict(MNIST.resources)[archive.name]
-    socket.setdefaulttimeout(20)  # torchvision sets none: a silent mirror would hang us for ever
-    # In a folder of its own, moved into place when complete: no half a file under a true name.
+    socket.setdefaulttimeout(20)  # torchvision sets none: a silent mirror would block us for ever
+    # In a folder of its own, moved into place when complete: no partial file has a final name.
     with tempfile.TemporaryDirectory(dir=raw, prefix=".incomplete-") as workshop:
         if not check_integrity(archive, md5):
             mirrors = ([mirror.rstrip("/") + "/"] if mirror else []) + MNIST.mirrors

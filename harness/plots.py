@@ -9,12 +9,12 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocat
 from harness.files import atomic_write
 from harness.record import TARGET
 
-DARK, LIGHT, GREY = "#1f3f8c", "#e08214", "0.4"  # told apart by brightness, so in grey too
+DARK, LIGHT, GREY = "#1f3f8c", "#e08214", "0.4"  # distinguished by brightness, so also in greyscale
 
 
 @contextlib.contextmanager
 def drawing(path, size, dpi=110, **panels):
-    """Yields a figure of `size` (inches) and its axes, in the end the PNG file `path`. Raises UserError."""
+    """Yields a figure of `size` (inches) and its axes, then saves it as the PNG file `path`."""
     figure = Figure(figsize=size, layout="constrained")
     yield figure, figure.subplots(**panels)
     with atomic_write(path) as scratch:

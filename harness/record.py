@@ -1,5 +1,4 @@
-"""A run's JSON file: what is in it, how it is written, and how it is read back and checked, whoever wrote
-it.
+"""A run's JSON file: what is in it, how it is written, and how it is read back and checked.
 """
 import ast
 import datetime
@@ -20,7 +19,7 @@ from harness.files import Damaged, atomic_write
 
 TARGET = 99.4  # percent of the test images: the goal of the exercise
 LARGEST = 2 ** 22  # bytes; a run of 15 epochs has some 10 KB
-NOT_IN_RECIPE = {"data_dir", "mirror", "out_dir", "resume"}  # arguments that change no figure of a run
+NOT_IN_RECIPE = {"data_dir", "mirror", "out_dir", "resume"}  # arguments that do not affect the results
 RUN = {"step": str, "network": str, "parameters": int, "multiply_adds": int, "arguments": dict, "recipe": str,
        "versions": dict, "device": str, "threads": int, "machine": str, "started": str, "seconds": float,
        "published": dict, "train_accuracy_eval": float, "mistakes": list, "history": list}
@@ -92,7 +91,7 @@ def write(path, run):
 
 
 def read(path):
-    """The run in the JSON file `path` as a dict, with everything that is used of it checked.
+    """The run in the JSON file `path` as a dict, after a check of every field that is used.
 
     Raises FileNotFoundError if there is none, Damaged if it cannot be read or is another kind of file.
     """
@@ -126,7 +125,7 @@ def read_json(path):
 def check(entries, types):
     """Raise Damaged unless the dict `entries` has all keys of `types`, of those types; floats are finite."""
     if type(entries) is not dict:
-        raise Damaged("it is no dictionary")
+        raise Damaged("it is not a dictionary")
     for key, wanted in types.items():
         value = entries.get(key)
         if wanted is float and type(value) is int and abs(value) < 2 ** 53:

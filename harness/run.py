@@ -35,7 +35,7 @@ class Run:
     def __init__(self, script, net, args, published):
         self.script, self.step, self.args = Path(script).name, Path(script).stem, args
         self.facts = record.facts(script, net, args, published)
-        self.history, self.pending = [], None  # finished epochs, and the one that log() has told of
+        self.history, self.pending = [], None  # finished epochs, and the one that log() has just recorded
         self.lines, self.saved = [], None  # what has been printed, and the checkpoint to go on from
         self.command = f"$ python {shlex.join(sys.orig_argv[1:])}\n"
         self.start = time.perf_counter()
@@ -83,7 +83,7 @@ class Run:
                        "interrupted while writing the results; ")
             message += ("the same command with --resume goes on from there" if done else
                         "no epoch is complete, so nothing was written")
-        elif not isinstance(error, UserError):  # none, or one of the programmer's, who wants the traceback
+        elif not isinstance(error, UserError):  # no error, or a bug, which keeps its traceback
             return
         if self.lines and not self.lines[-1].endswith("\n"):
             self.lines.append("\n")  # it came in the middle of a line
@@ -144,7 +144,7 @@ class Run:
         self.history.append(self.pending)
         self.pending, self.log_so_far = None, "".join(self.lines)
         self._write_checkpoint(finished=False)
-        self._write_log()  # complete after every epoch, should the run not live to see the last
+        self._write_log()  # complete after every epoch, in case the run is killed before the last
 
     def _write_checkpoint(self, finished):
         # Its log ends with the last epoch: a run that goes on for more epochs has a closing table of its own.
@@ -170,7 +170,7 @@ class Run:
         self._write_checkpoint(finished=True)
 
     def _write_results(self, model, test_loader, log_probabilities, result):
-        from harness import plots  # here, not above: matplotlib would hold up the first epoch by a second
+        from harness import plots  # here, not above: matplotlib would delay the first epoch by a second
 
         checkpoint.write(self.path(".pt"), {name: value.cpu() for name, value in model.state_dict().items()})
         plots.curves(self.path(".png"), self.step, self.history, test_loader.split)
@@ -219,7 +219,7 @@ def final_figures(model, train_loader, test_loader, log_probabilities):
 
 
 def closing_table(result, split):
-    """The lines at the end of a log: best and last epoch, and what the final weights are."""
+    """The lines at the end of a log: best and last epoch, and the final weights' accuracy."""
     lines = [f"{'':20}{'best (epoch)':>16}{'last (epoch)':>16}"]
     for name, figure in (("train", "train_accuracy"), (split, "test_accuracy")):
         epochs = record.best(result["history"], figure), result["history"][-1]

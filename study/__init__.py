@@ -1,1 +1,1 @@
-"""What many runs say together: sweeps over seeds, claims put to the test, tables and reports."""
+"""Results over many runs: sweeps over seeds, claims put to the test, tables and reports."""

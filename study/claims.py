@@ -11,7 +11,7 @@ from study.evidence import RULE, Claim, Part, table_rows, verdict_rows
 from study.tables import markdown
 from study.variants import LADDER, by_variant, load_runs, sweep_files
 
-# Fixed before the sweep was looked at. 0.2 points is a gap that 10,000 test images show: two
+# Fixed before the results were seen. 0.2 points is a gap that 10,000 test images show: two
 # standard errors of an accuracy of 99.2 % are 0.18. 0.05 points are five test images.
 CLEAR, NOTHING = 0.2, 0.05
 LATER = LADDER[1:]

@@ -74,9 +74,9 @@ MEASURES = {
 }
 
 RULE = """\
-Accuracies are in percent and of the last epoch, unless it says "best"; differences are in
+Accuracies are in percent and of the last epoch, unless marked "best"; differences are in
 points. "gap" is training minus test accuracy: as printed (taken during the epoch, on rotated
-and dropped-out images, by weights that are still moving) or, where it says "eval", by the final
+and dropped-out images, by weights that are still changing) or, where it says "eval", by the final
 weights in eval mode on the plain training images. "spread" is the standard deviation of the test
 accuracy over the last five epochs, "at the target" at or above 99.40. ± is the standard error
 of a mean over n seeds. In brackets is the 95 % interval of the difference, by Student's t from
@@ -86,7 +86,7 @@ A claim of "more" ("less") than x holds if all of the interval lies above (below
 hold if all of it lies on the other side, and is undecided otherwise. A claim of "within x"
 holds if all of the interval lies between -x and x, does not hold if all of it lies beyond one
 of them. A claim of several parts holds if all of them do, and does not hold if one does not.
-Nothing is corrected for asking many questions: one interval in twenty is expected to miss."""
+There is no correction for multiple comparisons: one interval in twenty is expected to miss."""
 
 
 @dataclass
@@ -130,7 +130,7 @@ class Part:
 
 @dataclass
 class Claim:
-    """A sentence and the parts it takes; `by_eval` are those by the other measure of training accuracy."""
+    """A sentence and its parts; `by_eval` are those by the other measure of training accuracy."""
     sentence: str
     parts: list
     by_eval: list = None

@@ -1,4 +1,4 @@
-"""What all runs of a sweep say together: the ladder over seeds, the claims, the mistakes.
+"""The results of all runs of a sweep: the ladder over seeds, the claims, the mistakes.
 
     python -m study.report --out-dir results
 
@@ -22,15 +22,15 @@ TITLE = "MNIST in four steps, over seeds"
 MOST = 40  # digits in the table of those that most seeds get wrong
 LADDER_NOTE = """\
 Accuracies in percent: mean ± standard deviation over seeds (lowest to highest). "Last" is the last epoch;
-"best" picks the best epoch by the test images themselves, which flatters. "Training - test" is that of the
-last epoch: as printed during the epoch, and (eval) by the final weights on the plain training images.
+"best" picks the best epoch by the test images themselves, which is too optimistic. "Training - test" is that
+of the last epoch: as printed during the epoch, and (eval) by the final weights on the plain training images.
 Multiply-adds are those of the convolutions, for one image."""
 DISTORTIONS_NOTE = """\
 Accuracy in percent of the final weights, mean over seeds ({}), on the test images each shifted up, down,
 left or right, or rotated either way, or with normal noise on every pixel (full ink is 1), the same for every
 step."""
 REPEAT = """\
-make claims JOBS=2     # all runs, two at a time; stop it and start it again as you like
+make claims JOBS=2     # steps and variants, seeds 1 to 5, two at a time; stop and start it as you like
 make robustness        # the trained steps on distorted test images
 make report"""
 
@@ -44,8 +44,8 @@ def content(runs, folder):
     ladder = {step: [run for _, run in sorted(found[step].items())] for step in STEPS if found[step]}
     blocks = [("text", provenance(runs))]
     if others:
-        blocks.append(("text", f"{len(others)} further runs are left out: they are of no recipe that "
-                               "study/variants.py names, or of a seed that is there twice."))
+        blocks.append(("text", f"{len(others)} further runs are left out: their recipe is not in "
+                               "study/variants.py, or their seed occurs twice."))
     if ladder:
         plots.ladder(folder / "report_ladder.png", [
             {"step": step, "last": [MEASURES["test"](run) for run in runs],

@@ -1,4 +1,4 @@
-"""How well the trained steps read test images that are shifted, rotated or noisy.
+"""How well the trained steps classify test images that are shifted, rotated or noisy.
 
     python -m study.robustness --out-dir results
 
@@ -34,7 +34,7 @@ def distorted(images, kind, strength):
 
     Each image is shifted by `strength` pixels up, down, left or right, or rotated by `strength` degrees
     clockwise or counter-clockwise, or each pixel gets normal noise of that standard deviation, full ink
-    being 1. Which way is drawn for each image from a fixed seed.
+    being 1. The direction is drawn for each image, from a fixed seed.
     """
     generator = torch.Generator().manual_seed(0)
     ink = images.unsqueeze(1).float() / 255
@@ -53,7 +53,7 @@ def distorted(images, kind, strength):
 
 
 def trained_network(run, path):
-    """The network of `run`, with the weights in the file `path`. Raises UserError if it holds no such."""
+    """The network of `run`, with the weights in the file `path`. Raises UserError if it has none."""
     net = importlib.import_module(run["step"]).Net
     names = inspect.signature(net).parameters.keys() & run["arguments"].keys()
     model = net(**{name: run["arguments"][name] for name in names})

@@ -3,8 +3,8 @@
     python -m study.sweep --seeds "1 2 3" --jobs 2    # runs the steps, two at a time
     python -m study.sweep --seeds "1 2 3" --claims    # prints commands, for the variants of the claims too
 
-A run is finished if its JSON file is there, complete, and tells of the same code and options. What stands
-behind -- goes to every run, as in `python -m study.sweep --seeds 1 --jobs 1 -- --epochs 5`.
+A run is finished if its JSON file is there, complete, and records the same code and options.
+Options after -- are passed to every run, as in `python -m study.sweep --seeds 1 --jobs 1 -- --epochs 5`.
 """
 import concurrent.futures
 import os
@@ -102,7 +102,7 @@ def main():
     wanted = [(name, variant, int(seed)) for seed in dict.fromkeys(args.seeds.split())
               for name, variant in variants.items()]
     unfinished = [run for run in wanted if not finished(*run, args.out_dir, args.more)]
-    # Printed commands get one thread each: an engine starts as many of them as there are cores.
+    # Printed commands get one thread each: a job scheduler starts one for each core.
     threads = threads_for(args.jobs or sys.maxsize)
     commands = [command(*run, args, threads) for run in unfinished]
     if not args.jobs:

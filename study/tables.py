@@ -2,7 +2,7 @@
 
 
 def numeric(rows):
-    """For each column of `rows`, whether all below its heading are numbers, or nothing."""
+    """For each column of `rows`, whether all cells below its heading are numbers or empty."""
     return [all(cell[:1] in "0123456789+-" for cell in column[1:]) for column in zip(*rows, strict=True)]
 
 

@@ -1,6 +1,6 @@
 """Which runs there are: the steps, their variants, where a run's files lie, and which runs are finished.
 
-    python -m study.variants step2_with_pooling --seed 1     # trains one whose network no option gives
+    python -m study.variants step2_with_pooling --seed 1     # trains one with a network of its own
 """
 import importlib
 import sys
@@ -96,7 +96,7 @@ def sweep_files(folder):
 
 
 def finished(name, variant, seed, out_dir, more):
-    """Whether that run, with the further options `more`, is there, complete, and of today's code."""
+    """Whether that run, with the further options `more`, is there, complete, and made by the current code."""
     try:
         run = record.read(folder_of(name, seed, out_dir) / f"{variant.step}.json")
     except (FileNotFoundError, Damaged):
@@ -138,7 +138,7 @@ def load_runs(paths, for_means=True):
 
 
 def by_variant(runs, variants=VARIANTS):
-    """`runs` sorted as variant -> seed -> run, and those that are of no variant or there twice."""
+    """`runs` sorted as variant -> seed -> run, and those that match no variant or are duplicates."""
     expected = {name: variant.facts() for name, variant in variants.items()}
     found, others = {name: {} for name in variants}, []
     for run in runs:
@@ -153,7 +153,7 @@ def by_variant(runs, variants=VARIANTS):
 
 
 def main():
-    parser = cli.Parser(__doc__, epilog="What follows the name are options of the step.")
+    parser = cli.Parser(__doc__, epilog="Options after the name are passed to the step.")
     parser.add_argument("name", choices=VARIANTS, metavar="NAME", help=", ".join(VARIANTS))
     VARIANTS[parser.parse_args(sys.argv[1:2]).name].train(sys.argv[2:])
 
