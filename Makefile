@@ -113,9 +113,10 @@ data: $(READY)
 bench: $(READY)
 	$(PYTHON) benchmarks/bench.py $(FOLDERS) $(if $(BENCH),--size $(BENCH))
 
-## check       lint, test the networks, train briefly: under a minute
+## check       lint, test the networks, train briefly: under 40 seconds
 check: lint
-	DATA_DIR='$(DATA_DIR)' $(PYTHON) -m pytest -q -m 'not slow' tests/steps/test_networks.py tests/steps/test_training.py
+	DATA_DIR='$(DATA_DIR)' $(PYTHON) -m pytest -q --dist load -m 'not slow' tests/steps/test_networks.py \
+	  tests/steps/test_training.py
 
 ## lint        look for mistakes without running anything
 lint: $(READY_TO_TEST)

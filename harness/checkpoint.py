@@ -34,7 +34,7 @@ def write(path, state):
     contents = io.BytesIO()  # torch.save on a file raises a bare RuntimeError when the disk is full
     torch.save(state, contents)
     with atomic_write(path) as scratch:
-        scratch.write_bytes(contents.getbuffer())
+        scratch.write_bytes(contents.getvalue())
 
 
 def read(path):
