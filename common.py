@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from harness import cli, fast, mnist
-from harness.cli import angle, positive, positive_int, probability  # types for a step's own options  # noqa: F401
+from harness.cli import angle, positive, positive_int, probability  # noqa: F401  (for steps' options)
 from harness.layer_table import summary  # noqa: F401
 from harness.loader import Loader, predict
 from harness.run import TEST_BATCH, Run  # noqa: F401
