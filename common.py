@@ -9,7 +9,7 @@ import sys
 
 import torch
 import torch.nn.functional as F
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from harness import cli, fast, mnist
 from harness.cli import angle, positive, positive_int, probability  # noqa: F401  (for steps' options)
@@ -29,9 +29,9 @@ def command_line(docstring):
                         help="training images per optimizer step")
     parser.add_argument("--seed", type=cli.seed, default=1, metavar="N",
                         help="seed of everything random: weights, order of images, dropout, augmentation")
-    parser.add_argument("--device", type=cli.device, default="auto", metavar="{auto,cpu,cuda,mps}",
+    parser.add_argument("--device", type=cli.device, default="auto", metavar="{auto,cpu,cuda,cuda:1,mps}",
                         help="where to train; auto takes a GPU if there is one")
-    parser.add_argument("--out-dir", default="results", metavar="DIR",
+    parser.add_argument("--out-dir", type=cli.folder, default="results", metavar="DIR",
                         help="folder for log, JSON, pictures, weights and checkpoint; an earlier run "
                              "of the same step in it is replaced")
     parser.add_argument("--resume", action="store_true",
@@ -114,12 +114,14 @@ def train(model, loader, optimizer, scheduler=None):
     def progress():
         return f"Loss={losses[batch_id]:.4f} Batch_id={batch_id} Accuracy={100 * correct.item() / seen:.2f}"
 
-    # Shown on a terminal only, and cleared after the epoch; the line printed below stays.
-    bar = tqdm(loader, leave=False, disable=None if sys.stdout.isatty() else True)
+    # Shown on a terminal and in a notebook, and cleared after the epoch; the line printed below stays.
+    bar = tqdm(loader, leave=False, disable=None if sys.stdout.isatty() else "ipykernel" not in sys.modules,
+               dynamic_ncols=True, bar_format="{percentage:3.0f}%|{bar}| {desc} [{elapsed}<{remaining}]")
     with fast.layers(model):  # the same numbers to rounding, in less time
         for batch_id, (data, target) in enumerate(bar):
             optimizer.zero_grad()
             log_probabilities = model(data)
+            check_shape(log_probabilities, len(target))
             loss = F.nll_loss(log_probabilities, target)
             losses[batch_id] = loss.detach()
             total_loss += losses[batch_id] * len(target)
@@ -127,7 +129,7 @@ def train(model, loader, optimizer, scheduler=None):
             seen += len(target)
             if device.type == "cpu":  # reading a number from a GPU waits for it: there, once an epoch
                 check_finite(losses[batch_id], f"batch {batch_id}: the training loss")
-                bar.set_description(progress(), refresh=False)
+                bar.set_description_str(progress(), refresh=False)
             loss.backward()
             optimizer.step()
             if scheduler:
@@ -137,6 +139,15 @@ def train(model, loader, optimizer, scheduler=None):
         check_finite(loss, f"batch {i}: the training loss")
     print(progress())
     return total_loss.item() / seen, 100 * correct.item() / seen
+
+
+def check_shape(log_probabilities, images):
+    """Raise UserError unless they are what a network has to answer with: a tensor (images, 10)."""
+    shape = getattr(log_probabilities, "shape", None)
+    if shape != (images, 10):
+        answer = f"the shape {tuple(shape)}" if shape else f"a {type(log_probabilities).__name__}"
+        raise cli.UserError(f"the network answers a batch of {images} images with {answer}; "
+                            f"it should be log-probabilities of shape ({images}, 10)")
 
 
 def check_finite(loss, what):

@@ -107,7 +107,7 @@ def command_line():
 
 def main(argv=None):
     args = command_line().parse_args(argv)
-    with common.Run(__file__, Net, args, S5) as run:  # seeds, logs what is printed, saves after every epoch
+    with common.Run(Net, args, S5) as run:  # seeds, logs what is printed, saves after every epoch
         train_loader, test_loader = common.loaders(args, augment=common.RandomRotation(args.rotation))
         model = Net(args.dropout).to(args.device)
         common.summary(model)

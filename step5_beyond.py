@@ -98,7 +98,7 @@ class Net(nn.Module):
         padded = F.pad(x, (1, 1, 1, 1), mode="replicate")
         shifted = [padded[..., 1 - down:1 - down + height, 1 - right:1 - right + width]
                    for right, down in self.shifts]
-        answers = self.classify(torch.cat(shifted)).view(len(shifted), len(x), 10)
+        answers = self.classify(torch.cat(shifted)).view(len(shifted), -1, 10)
         return F.log_softmax(answers.mean(dim=0), dim=1)
 
     def classify(self, x):
@@ -155,7 +155,7 @@ def command_line():
 
 def main(argv=None):
     args = command_line().parse_args(argv)
-    with common.Run(__file__, Net, args, S5) as run:  # seeds, logs what is printed, saves after every epoch
+    with common.Run(Net, args, S5) as run:  # seeds, logs what is printed, saves after every epoch
         augment = RandomWarp(degrees=10, shift=1.5, scale=0.1, shear=5, elastic=0.7)
         train_loader, test_loader = common.loaders(args, augment)
         model = Net(args.width).to(args.device)

@@ -2,13 +2,16 @@
 torch.load.
 """
 import io
+import math
+import random
 import warnings
 import zipfile
 
+import numpy as np
 import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from harness.cli import UserError
+from harness.cli import UserError, one_line
 from harness.files import Damaged, atomic_write
 from harness.record import NOT_IN_RECIPE, check, check_history
 
@@ -22,11 +25,26 @@ FACTS = {"step": str, "network": str, "recipe": str, "arguments": dict, "version
 
 def capture(model, optimizer, scheduler, device):
     """What training needs to go on, as torch gives it: a state's model, optimizer, scheduler and random."""
-    random = {"cpu": torch.get_rng_state()}
-    if device.type != "cpu":
-        random["device"] = getattr(torch, device.type).get_rng_state()
-    return {"model": dict(model.state_dict()), "optimizer": optimizer.state_dict(),
-            "scheduler": scheduler.state_dict() if scheduler else None, "random": random}
+    name, keys, *others = np.random.get_state()
+    generators = {"cpu": torch.get_rng_state(), "python": random.getstate(),
+                  "numpy": (name, keys.tolist(), *others)}
+    if device.type == "cuda":
+        generators["device"] = torch.cuda.get_rng_state(device)
+    if device.type == "mps":
+        generators["device"] = torch.mps.get_rng_state()
+    return {"model": dict(model.state_dict()), "optimizer": _loadable(optimizer.state_dict()),
+            "scheduler": _loadable(scheduler.state_dict()) if scheduler else {}, "random": generators}
+
+
+def _loadable(state):
+    """`state` without what torch does not load again: functions, which a fresh schedule has, too, and NumPy's
+    numbers, which become Python's.
+    """
+    if type(state) is dict:
+        return {name: _loadable(value) for name, value in state.items() if not callable(value)}
+    if type(state) in (list, tuple):
+        return type(state)(map(_loadable, state))
+    return state.item() if isinstance(state, np.generic) else state
 
 
 def write(path, state):
@@ -57,7 +75,7 @@ def read(path):
     except FileNotFoundError:
         raise
     except Exception as error:  # any exception: a damaged file can raise anything
-        raise Damaged(_one_line(error)) from None
+        raise Damaged(one_line(error, 200)) from None
     return state
 
 
@@ -97,30 +115,56 @@ def restore(path, state, model, optimizer, scheduler, device, epochs):
     """Put freshly made model, optimizer and scheduler, and all that is random, into the saved state.
 
     Where the run is to have more `epochs` than before, the scheduler is stepped there instead of being
-    loaded, so that a schedule that depends on their number follows the new number. Raises UserError if the
-    `state`, which was read from `path`, does not fit.
+    loaded, so that a schedule that depends on their number follows the new number. Raises UserError if that
+    is impossible, or if the `state`, which was read from `path`, does not fit.
     """
     try:
         model.load_state_dict(state["model"])
         fresh = optimizer.state_dict()["param_groups"]
-        optimizer.load_state_dict(state["optimizer"])
+        _restore_optimizer(optimizer, state["optimizer"])
         before = state["facts"]["arguments"]["epochs"]
-        if scheduler and epochs == before or isinstance(scheduler, ReduceLROnPlateau):
+        if scheduler and (epochs == before or isinstance(scheduler, ReduceLROnPlateau)):
             scheduler.load_state_dict(state["scheduler"])
         elif scheduler:
             for group, first in zip(optimizer.param_groups, fresh, strict=True):
                 group.update({name: value for name, value in first.items() if name != "params"})
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # that the scheduler steps before the optimizer does
-                for _ in range(state["scheduler"]["last_epoch"]):
-                    scheduler.step()
+            _replay(scheduler, state["scheduler"], epochs / len(state["history"]))
+        random.setstate(state["random"]["python"])
+        np.random.set_state(state["random"]["numpy"])
         torch.set_rng_state(state["random"]["cpu"])
-        if device.type != "cpu":
-            getattr(torch, device.type).set_rng_state(state["random"]["device"])
+        if device.type == "cuda":
+            torch.cuda.set_rng_state(state["random"]["device"], device)
+        if device.type == "mps":
+            torch.mps.set_rng_state(state["random"]["device"])
+    except UserError:
+        raise
     except Exception as error:  # as in read()
-        raise UserError(REFUSAL.format(path, f"it is damaged ({_one_line(error)})")) from None
+        raise UserError(REFUSAL.format(path, f"it is damaged ({one_line(error, 200)})")) from None
 
 
-def _one_line(error):
-    text = " ".join(str(error).split())[:200] or type(error).__name__
-    return "".join(c if c.isprintable() else "?" for c in text)
+def _restore_optimizer(optimizer, saved):
+    """Load the state `saved` with every tensor in the format it had: torch gives all that of the weights."""
+    optimizer.load_state_dict(saved)
+    for group, numbers in zip(optimizer.param_groups, saved["param_groups"], strict=True):
+        for parameter, number in zip(group["params"], numbers["params"], strict=True):
+            for name, value in saved["state"].get(number, {}).items():
+                if isinstance(value, torch.Tensor):
+                    loaded = optimizer.state[parameter][name]
+                    optimizer.state[parameter][name] = value.to(loaded.device, copy=True)
+
+
+def _replay(scheduler, saved, longer):
+    """Step the fresh `scheduler` as often as the `saved` one was; the run gets `longer` by that factor."""
+    kind = type(scheduler).__name__
+    try:
+        steps = saved["last_epoch"] if "last_epoch" in saved else saved["_schedulers"][0]["last_epoch"]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that the scheduler steps before the optimizer does
+            for _ in range(steps):
+                scheduler.step()
+    except Exception as error:  # any: it may be of the user's making
+        raise UserError(f"--epochs cannot be raised: the schedule {kind} cannot be stepped to where it was "
+                        f"({one_line(error, 200)})") from None
+    if steps * longer > getattr(scheduler, "total_steps", math.inf):
+        raise UserError(f"--epochs cannot be raised so far: the schedule {kind} ends after "
+                        f"{scheduler.total_steps} steps")

@@ -38,7 +38,7 @@ def locked(path, wait=False):
     The file itself stays. Raises filelock.Timeout if another process holds it, or waits for that one if
     `wait`; OSError if it cannot be written.
     """
-    lock = filelock.FileLock(path)
+    lock = filelock.FileLock(path, mode=0o666)  # in a shared folder others may lock it, too
     with contextlib.suppress(NotImplementedError):  # a file system without locks
         lock.acquire(timeout=-1 if wait else 0)
     try:

@@ -10,10 +10,11 @@ def outputs(model, input_size=(1, 28, 28)):
     leaves = [layer for layer in model.modules() if not list(layer.children())]
 
     def note(layer, _, output):
-        seen.append((layer, tuple(output.shape[1:])))
+        tensor = first_tensor(output)
+        seen.append((layer, () if tensor is None else tuple(tensor.shape[1:])))
 
     hooks = [layer.register_forward_hook(note) for layer in leaves]
-    training, device = model.training, next(model.parameters()).device
+    training, device = model.training, next(model.parameters(), torch.empty(0)).device
     model.eval()  # or the one black image would enter the running statistics of batch norm
     with torch.no_grad():
         model(torch.zeros(1, *input_size, device=device))
@@ -21,6 +22,15 @@ def outputs(model, input_size=(1, 28, 28)):
     for hook in hooks:
         hook.remove()
     return seen
+
+
+def first_tensor(output):
+    """The first tensor in what a layer puts out: itself, or one in a tuple, list or dict; None without any."""
+    if isinstance(output, dict):
+        output = tuple(output.values())
+    if isinstance(output, (tuple, list)):
+        return next((tensor for tensor in map(first_tensor, output) if tensor is not None), None)
+    return output if isinstance(output, torch.Tensor) else None
 
 
 def multiply_adds(model):

@@ -1,8 +1,14 @@
 """The pictures of one run, drawn without pyplot, so that no display is needed."""
 import contextlib
 import math
+import os
+import sys
 
 import numpy as np
+
+if "ipykernel" not in sys.modules:  # a notebook hands its backend on to processes where it is not installed
+    os.environ.pop("MPLBACKEND", None)
+import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
@@ -15,10 +21,13 @@ DARK, LIGHT, GREY = "#1f3f8c", "#e08214", "0.4"  # distinguished by brightness, 
 @contextlib.contextmanager
 def drawing(path, size, dpi=110, **panels):
     """Yields a figure of `size` (inches) and its axes, then saves it as the PNG file `path`."""
-    figure = Figure(figsize=size, layout="constrained")
-    yield figure, figure.subplots(**panels)
-    with atomic_write(path) as scratch:
-        figure.savefig(scratch, format="png", dpi=dpi)
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()  # whatever a matplotlibrc or a notebook says
+        matplotlib.rcParams["text.parse_math"] = False  # a $ in a name is a dollar
+        figure = Figure(figsize=size, layout="constrained")
+        yield figure, figure.subplots(**panels)
+        with atomic_write(path) as scratch:
+            figure.savefig(scratch, format="png", dpi=dpi)
 
 
 def curves(path, title, history, split="test"):

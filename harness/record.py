@@ -3,7 +3,6 @@
 import ast
 import datetime
 import hashlib
-import importlib.metadata
 import inspect
 import json
 import math
@@ -11,7 +10,6 @@ import os
 import platform
 import subprocess
 import textwrap
-from pathlib import Path
 
 import torch
 
@@ -27,12 +25,13 @@ EPOCH = {"epoch": int, "lr": float, "train_loss": float, "train_accuracy": float
          "test_loss": float, "test_accuracy": float, "seconds": float}
 
 
-def facts(script, net, args, published):
-    """What is known of a run before it begins, from the step's file, its network class and its options."""
-    return {"step": Path(script).stem, "network": net.__name__, "arguments": plain(args),
-            "recipe": recipe(script, net), "commit": commit(Path(script).resolve().parent),
-            "versions": {"python": platform.python_version(), "torch": str(torch.__version__),
-                         "torchvision": importlib.metadata.version("torchvision")},
+def facts(script, code, net, args, published):
+    """What is known of a run before it begins: from its `script`, the code in it that makes the run, the
+    network class and the options.
+    """
+    return {"step": script.stem, "network": net.__name__, "arguments": plain(args),
+            "recipe": recipe(code, net), "commit": commit(script.resolve().parent),
+            "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
             "device": str(args.device), "threads": torch.get_num_threads(),
             "machine": f"{platform.platform()}, {os.cpu_count()} cores",
             "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
@@ -45,14 +44,25 @@ def plain(args):
             for name, value in vars(args).items()}
 
 
-def recipe(script, net):
-    """A digest of the code that decides what a run computes: the step's `script`, its network class `net`.
+def recipe(code, net):
+    """A digest of the code that decides what a run computes: that of the step and of the network class `net`.
 
+    The step's is the whole file, or a notebook's cell, that `code` (a module, function or code object) is in.
     Imports, docstrings, help texts, comments and layout do not count, nor does the version of Python.
     """
-    sources = Path(script).read_text(), textwrap.dedent(inspect.getsource(net))
+    sources = _source(inspect.findsource, code), _source(inspect.getsource, net)
     canonical = "\n".join(_canonical(ast.parse(source)) for source in sources)
     return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _source(find, item):
+    """The text that `find` has of `item`; of a class in a cell, that of its functions; else an empty one."""
+    try:
+        found = find(item)
+        return textwrap.dedent(found if isinstance(found, str) else "".join(found[0]))
+    except (OSError, TypeError):  # code from a string, or from a keyboard
+        functions = filter(inspect.isfunction, getattr(item, "__dict__", {}).values())
+        return "\n".join(_source(find, function) for function in functions)
 
 
 def _canonical(node):
@@ -77,7 +87,7 @@ def commit(folder):
     """The commit checked out in `folder`, with "-dirty" if files have changed since; "" without git."""
     try:
         words = ["git", "-C", folder, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-        return subprocess.run(words, capture_output=True, text=True).stdout.strip()
+        return subprocess.run(words, capture_output=True, text=True, encoding="utf-8").stdout.strip()
     except OSError:
         return ""
 
@@ -87,7 +97,8 @@ def write(path, run):
     lines = [f" {json.dumps(key)}: {json.dumps(value)}" for key, value in run.items() if key != "history"]
     epochs = ",\n".join(f"  {json.dumps(epoch)}" for epoch in run["history"])
     with atomic_write(path) as scratch:
-        scratch.write_text("{\n" + ",\n".join([*lines, f' "history": [\n{epochs}\n ]']) + "\n}\n")
+        scratch.write_text("{\n" + ",\n".join([*lines, f' "history": [\n{epochs}\n ]']) + "\n}\n",
+                           encoding="utf-8")
 
 
 def read(path):

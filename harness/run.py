@@ -1,7 +1,10 @@
 """One training run: its log, its history, a checkpoint after every epoch, and the files at the end."""
 import contextlib
+import glob
 import io
 import os
+import random
+import re
 import shlex
 import signal
 import sys
@@ -10,6 +13,7 @@ import time
 from pathlib import Path
 
 import filelock
+import numpy as np
 import torch
 
 from harness import checkpoint, cli, layer_table, record
@@ -22,22 +26,30 @@ TEST_BATCH = 125  # images; larger batches are no faster, and would need more me
 
 
 class Run:
-    """One training run of the step in the file `script`, with the network class `net`.
+    """One training run with the network class `net`.
 
     `args` is the step's parsed command line, `published` the figures of the S5 document to store beside
-    ours: a dict with `best_train_accuracy` and `best_test_accuracy` in percent, or an empty one.
+    ours: a dict with `best_train_accuracy` and `best_test_accuracy` in percent, or an empty one. The run's
+    files are named after the script that makes it, or `notebook` where a notebook's cell does.
 
     A context manager: inside `with`, everything random is seeded, print() also goes to the log, the files
     belong to this process alone, and what a user can cause (bad data, a diverging loss, a full disk, Ctrl-C)
     ends the program with one line on stderr and a non-zero exit status.
     """
 
-    def __init__(self, script, net, args, published):
-        self.script, self.step, self.args = Path(script).name, Path(script).stem, args
-        self.facts = record.facts(script, net, args, published)
+    def __init__(self, net, args, published):
+        caller = sys._getframe(1)
+        script = Path(caller.f_globals.get("__file__", "notebook"))
+        self.script, self.step, self.args = script.name, script.stem, args
+        self.facts = record.facts(script, caller.f_code, net, args, published)
         self.history, self.pending = [], None  # finished epochs, and the one that log() has just recorded
         self.lines, self.saved = [], None  # what has been printed, and the checkpoint to go on from
-        self.command = f"$ python {shlex.join(sys.orig_argv[1:])}\n"
+        if cli.in_notebook():
+            options = " ".join(f"{name}={value}" for name, value in self.facts["arguments"].items())
+            self.command = f"In a notebook, with {options}\n"
+        else:  # a script that a notebook runs has sys.argv to itself
+            words = sys.argv if "ipykernel" in sys.modules else sys.orig_argv[1:]
+            self.command = f"$ python {shlex.join(words)}\n"
         self.start = time.perf_counter()
 
     def path(self, ending):
@@ -56,7 +68,7 @@ class Run:
                 threads, versions = self.facts["threads"], self.facts["versions"]
                 print(f"{self.command}seed {self.args.seed}, device {self.args.device}, {threads} CPU "
                       f"thread{'s' * (threads > 1)}, Python {versions['python']}, torch {versions['torch']}, "
-                      f"torchvision {versions['torchvision']}, {self.facts['started']}\n")
+                      f"{self.facts['started']}\n")
                 seed_everything(self.args)
             except BaseException as error:
                 self._explain(error)
@@ -66,6 +78,7 @@ class Run:
 
     def __exit__(self, kind, error, traceback):
         if isinstance(error, KeyboardInterrupt):  # a second one must not cut off the first
+            self.exits.callback(signal.signal, signal.SIGINT, signal.getsignal(signal.SIGINT))
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, signal.SIG_IGN)
         with self.exits:
@@ -83,6 +96,9 @@ class Run:
                        "interrupted while writing the results; ")
             message += ("the same command with --resume goes on from there" if done else
                         "no epoch is complete, so nothing was written")
+        elif isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and re.search(
+                "out of memory|can't allocate memory", str(error))):
+            message = f"out of memory; a smaller --batch-size may help ({cli.one_line(error, 200)})"
         elif not isinstance(error, UserError):  # no error, or a bug, which keeps its traceback
             return
         if self.lines and not self.lines[-1].endswith("\n"):
@@ -133,9 +149,10 @@ class Run:
 
     def log(self, train_result, test_result):
         """Note what came of this epoch: `(loss, accuracy in percent)` in training and in the test."""
-        self.pending = {"epoch": len(self.history), "lr": self.lr,
-                        "train_loss": train_result[0], "train_accuracy": train_result[1],
-                        "test_loss": test_result[0], "test_accuracy": test_result[1],
+        (train_loss, train_accuracy), (test_loss, test_accuracy) = train_result, test_result
+        self.pending = {"epoch": len(self.history), "lr": float(self.lr),
+                        "train_loss": float(train_loss), "train_accuracy": float(train_accuracy),
+                        "test_loss": float(test_loss), "test_accuracy": float(test_accuracy),
                         "seconds": round(time.perf_counter() - self.lap, 3)}
 
     def _end_epoch(self):
@@ -154,7 +171,7 @@ class Run:
 
     def _write_log(self):
         with atomic_write(self.path(".log")) as path:
-            path.write_text("".join(self.lines))
+            path.write_text("".join(self.lines), encoding="utf-8", errors="surrogateescape")
 
     def finish(self, model, train_loader, test_loader):
         """Print the closing table and write all files. Raises UserError if the disk cannot take them."""
@@ -164,19 +181,28 @@ class Run:
         result = self.facts | final_figures(model, train_loader, test_loader, log_probabilities) | {
             "seconds": round(time.perf_counter() - self.start, 3), "history": self.history}
         print(closing_table(result, test_loader.split))
-        self._write_results(model, test_loader, log_probabilities, result)
-        print(f"Written: {self.path('')}.log .png _mistakes.png .json .pt")
+        checkpoint.write(self.path(".pt"), {name: value.cpu() for name, value in model.state_dict().items()})
+        record.write(self.path(".json"), result)
+        drawn = self._draw(test_loader, log_probabilities)
+        print(f"Written: {self.path('')}{' '.join(['.log', *drawn, '.json', '.pt'])}")
         self._write_log()
         self._write_checkpoint(finished=True)
 
-    def _write_results(self, model, test_loader, log_probabilities, result):
-        from harness import plots  # here, not above: matplotlib would delay the first epoch by a second
+    def _draw(self, test_loader, log_probabilities):
+        """Draw the pictures and return their endings; one that fails costs a line on stderr, nothing else."""
+        images, labels, split = test_loader.images.cpu(), test_loader.labels.cpu(), test_loader.split
+        pictures = {".png": ("curves", self.history),
+                    "_mistakes.png": ("mistakes", images, labels, log_probabilities.exp())}
+        drawn = []
+        for ending, (name, *data) in pictures.items():
+            try:
+                from harness import plots  # not above: matplotlib would delay the first epoch by a second
 
-        checkpoint.write(self.path(".pt"), {name: value.cpu() for name, value in model.state_dict().items()})
-        plots.curves(self.path(".png"), self.step, self.history, test_loader.split)
-        plots.mistakes(self.path("_mistakes.png"), self.step, test_loader.images.cpu(),
-                       test_loader.labels.cpu(), log_probabilities.exp(), test_loader.split)
-        record.write(self.path(".json"), result)
+                getattr(plots, name)(self.path(ending), self.step, *data, split)
+                drawn.append(ending)
+            except Exception as error:
+                cli.warn(f"cannot draw {self.path(ending)}: {cli.one_line(error, 200)}", self.script)
+        return drawn
 
 
 @contextlib.contextmanager
@@ -188,7 +214,7 @@ def own_folder(folder, step):
             folder.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=folder).close()
             exits.enter_context(locked(folder / f".{step}.lock"))
-            for killed in folder.glob(f".{step}[._]*.incomplete"):
+            for killed in folder.glob(f".{glob.escape(step)}[._]*.incomplete"):
                 killed.unlink()
         except filelock.Timeout:
             raise UserError(f"another process is writing {folder / step}.*; "
@@ -201,6 +227,8 @@ def own_folder(folder, step):
 def seed_everything(args):
     """Seed everything random with `args.seed`, and make a GPU add up in the same order every time."""
     torch.manual_seed(args.seed)
+    random.seed(args.seed)
+    np.random.seed(args.seed % 2 ** 32)
     if args.device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # which torch asks for
         torch.use_deterministic_algorithms(True, warn_only=True)  # a warning says what cannot be repeated

@@ -3,6 +3,7 @@
     python -m study.variants step2_with_pooling --seed 1     # trains one with a network of its own
 """
 import importlib
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,8 @@ from harness.files import Damaged
 
 ROOT = Path(__file__).resolve().parent.parent
 LADDER = ("step1_basic", "step2_dropout", "step3_gap", "step4_aug_lr")  # the steps of S5
-STEPS = tuple(sorted(path.stem for path in ROOT.glob("step*_*.py")))
+# A copy such as "step1_basic copy.py" is no step: `make` cannot have such a target.
+STEPS = tuple(sorted(path.stem for path in ROOT.glob("step*_*.py") if re.fullmatch(r"[\w-]+", path.stem)))
 
 
 class WithoutBatchNorm(step2_dropout.Net):
@@ -50,7 +52,7 @@ class Variant:
         """What record.facts says of a run with these options and `more`, as far as it is known before."""
         module = importlib.import_module(self.step)
         net = self.net or module.Net
-        return {"step": self.step, "network": net.__name__, "recipe": record.recipe(module.__file__, net),
+        return {"step": self.step, "network": net.__name__, "recipe": record.recipe(module, net),
                 "arguments": record.plain(module.command_line().parse_args([*self.options, *more])),
                 "versions": {"torch": str(torch.__version__)}}
 
@@ -133,7 +135,7 @@ def load_runs(paths, for_means=True):
         most = max(epochs.values(), key=lambda n: (list(epochs.values()).count(n), n), default=0)
         left_out |= {path: f"it has {n} epochs, most have {most}" for path, n in epochs.items() if n != most}
     for path, why in left_out.items():
-        print(f"{cli.program()}: left out: {path}: {why}", file=sys.stderr)
+        cli.warn(f"left out: {path}: {why}")
     return [run for path, run in runs.items() if path not in left_out], unreadable
 
 
