@@ -1,6 +1,7 @@
 # MNIST in four steps. `make` lists what can be made.
 
-STEPS := $(sort $(basename $(wildcard step*_*.py)))
+# As in study/variants.py: a copy such as "step1_basic copy.py" is no step.
+STEPS := $(sort $(shell ls | sed -n 's/^\(step[[:alnum:]_-]*_[[:alnum:]_-]*\)\.py$$/\1/p'))
 SEEDS ?= 1 2 3 4 5
 JOBS  ?= 1
 
@@ -8,9 +9,17 @@ JOBS  ?= 1
 EPOCHS   ?=
 SEED     ?=
 DEVICE   ?=
-DATA_DIR ?= data
-OUT_DIR  ?= results
+DATA_DIR ?=
+OUT_DIR  ?=
 ARGS     ?=
+
+# For the shell, whatever is in a name; the ~ of make 'OUT_DIR=~/r' stays outside the quotes, to be expanded.
+quoted = $(subst '~',~,$(subst '~/,~/','$(subst ','\'',$1)'))
+DATA := $(call quoted,$(or $(DATA_DIR),data))
+OUT  := $(call quoted,$(or $(OUT_DIR),results))
+
+# It would keep our programs from finding each other.
+unexport PYTHONSAFEPATH
 
 # Which Python: the one named by PYTHON=..., else an active environment if it has the versions that
 # requirements.txt asks for, else one of our own in .venv, made on first use.
@@ -27,8 +36,8 @@ ifdef PYTHON
 else
   ACTIVE := $(or $(VIRTUAL_ENV),$(CONDA_PREFIX))
   ifneq ($(ACTIVE),)
-    ifeq ($(shell '$(ACTIVE)/bin/python' -c '$(LACKS)' 2>&1 || echo broken),)
-      PYTHON := '$(ACTIVE)/bin/python'
+    ifeq ($(shell $(call quoted,$(ACTIVE)/bin/python) -c '$(LACKS)' 2>&1 || echo broken),)
+      PYTHON := $(call quoted,$(ACTIVE)/bin/python)
     endif
   endif
   ifndef PYTHON
@@ -50,9 +59,9 @@ PARALLEL = $(filter-out -j1,$(filter -j%,$(MAKEFLAGS)))
 AT_A_TIME = $(or $(patsubst -j%,%,$(PARALLEL)),1000)
 SHARE = $(if $(PARALLEL),$(if $(OMP_NUM_THREADS),,OMP_NUM_THREADS=$$(c=$$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN); echo $$((c > $(AT_A_TIME) ? c / $(AT_A_TIME) : 1)))))
 
-FOLDERS = --data-dir '$(DATA_DIR)' --out-dir '$(OUT_DIR)'
+FOLDERS = --data-dir=$(DATA) --out-dir=$(OUT)
 OPTIONS = $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(DEVICE),--device $(DEVICE)) $(ARGS)
-SWEEP = $(PYTHON) -m study.sweep --seeds '$(SEEDS)' --jobs $(JOBS) --data-dir '$(DATA_DIR)'
+SWEEP = $(PYTHON) -m study.sweep --seeds '$(SEEDS)' --jobs $(JOBS) --data-dir=$(DATA)
 
 .PHONY: help all step1 step2 step3 step4 step5 $(STEPS) sweep claims frontier robustness report data bench \
         check lint test clean distclean named-python force
@@ -66,7 +75,7 @@ help:
 
 ## all         train all steps, then print and draw the summary of what is in OUT_DIR
 all: $(STEPS)
-	$(PYTHON) -m study.summary --out-dir '$(OUT_DIR)'
+	$(PYTHON) -m study.summary --out-dir=$(OUT)
 
 ## step1       train the plain network
 step1: step1_basic
@@ -84,18 +93,18 @@ $(STEPS): $(READY)
 
 ## sweep       train the steps for each of SEEDS="1 2 3 4 5", JOBS at a time, only what is not finished
 sweep: $(READY)
-	$(SWEEP) --out-dir '$(OUT_DIR)' -- $(OPTIONS)
+	$(SWEEP) --out-dir=$(OUT) -- $(OPTIONS)
 
 ## claims      train what the claims need too (70 runs, about three hours with JOBS=2), print the verdicts
 claims: $(READY)
-	$(SWEEP) --out-dir '$(OUT_DIR)' --claims -- $(OPTIONS)
-	$(PYTHON) -m study.claims --out-dir '$(OUT_DIR)'
+	$(SWEEP) --out-dir=$(OUT) --claims -- $(OPTIONS)
+	$(PYTHON) -m study.claims --out-dir=$(OUT)
 
 ## frontier    train step 5 in eight widths, SEEDS="1 2 3", and draw accuracy against size
 frontier: SEEDS = 1 2 3
 frontier: $(READY)
-	$(SWEEP) --out-dir '$(OUT_DIR)/frontier' --frontier -- $(OPTIONS)
-	$(PYTHON) -m study.frontier --out-dir '$(OUT_DIR)'
+	$(SWEEP) --out-dir=$(OUT)/frontier --frontier -- $(OPTIONS)
+	$(PYTHON) -m study.frontier --out-dir=$(OUT)
 
 ## robustness  try the trained steps of the sweep on shifted, rotated and noisy test images
 robustness: $(READY)
@@ -103,11 +112,11 @@ robustness: $(READY)
 
 ## report      build report.md and report.html from the finished runs of sweep and claims, and of robustness
 report: $(READY)
-	$(PYTHON) -m study.report --out-dir '$(OUT_DIR)'
+	$(PYTHON) -m study.report --out-dir=$(OUT)
 
 ## data        download and verify MNIST, and nothing else
 data: $(READY)
-	$(PYTHON) -m harness.mnist --data-dir '$(DATA_DIR)' $(ARGS)
+	$(PYTHON) -m harness.mnist --data-dir=$(DATA) $(ARGS)
 
 ## bench       measure ours against the notebook pipeline (seven minutes; BENCH=quick: two; BENCH=target: to 99.4 %)
 bench: $(READY)
@@ -115,7 +124,7 @@ bench: $(READY)
 
 ## check       lint, test the networks, train briefly: under 40 seconds
 check: lint
-	DATA_DIR='$(DATA_DIR)' $(PYTHON) -m pytest -q --dist load -m 'not slow' tests/steps/test_networks.py \
+	DATA_DIR=$(DATA) $(PYTHON) -m pytest -q --dist load -m 'not slow' tests/steps/test_networks.py \
 	  tests/steps/test_training.py
 
 ## lint        look for mistakes without running anything
@@ -124,13 +133,13 @@ lint: $(READY_TO_TEST)
 
 ## test        lint, and run all tests (ARGS go to pytest)
 test: lint
-	DATA_DIR='$(DATA_DIR)' $(PYTHON) -m pytest $(ARGS)
+	DATA_DIR=$(DATA) $(PYTHON) -m pytest $(ARGS)
 
 ## clean       remove what runs and reports wrote into OUT_DIR, except the sweep's folders seed1, ..., frontier
 clean:
-	rm -f $(foreach e,log json png pt ckpt,'$(OUT_DIR)'/step*.$(e)) '$(OUT_DIR)'/.step*.lock '$(OUT_DIR)'/.*.incomplete
-	rm -f $(foreach f,summary.md summary.png report.md report.html robustness.json frontier.png bench/bench.json,'$(OUT_DIR)'/$(f)) '$(OUT_DIR)'/report_*.png
-	! test -d '$(OUT_DIR)' || rmdir '$(OUT_DIR)/bench' '$(OUT_DIR)' 2>/dev/null || true
+	rm -f -- $(foreach e,log json png pt ckpt,$(OUT)/step*.$(e)) $(OUT)/.step*.lock $(OUT)/.*.incomplete
+	rm -f -- $(foreach f,summary.md summary.png report.md report.html robustness.json frontier.png bench/bench.json,$(OUT)/$(f)) $(OUT)/report_*.png
+	! test -d $(OUT) || rmdir -- $(OUT)/bench $(OUT) 2>/dev/null || true
 
 ## distclean   remove also the environment in .venv and MNIST in data (never in another DATA_DIR)
 distclean: clean

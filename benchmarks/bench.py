@@ -81,7 +81,7 @@ def ours(step, data_dir):
 
     import common
     lr, rotation, _ = era.recipe(step)
-    args = common.command_line(__doc__).parse_args(["--data-dir", data_dir, "--device", "cpu"])
+    args = common.command_line(__doc__).parse_args([f"--data-dir={data_dir}", "--device", "cpu"])
     train_loader, test_loader = common.loaders(args, common.RandomRotation(rotation) if rotation else None)
     model = importlib.import_module(step).Net()
 
@@ -131,9 +131,9 @@ def run_to_target(command, seed, data_dir):
     with tempfile.TemporaryDirectory() as folder:
         where = ["--out", f"{folder}/run.json"] if "notebook" in command[0] else ["--out-dir", folder]
         words = [sys.executable, str(ROOT / command[0]), *command[1:], "--seed", str(seed),
-                 "--data-dir", data_dir, *where]
+                 f"--data-dir={data_dir}", *where]
         subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
-        history = json.loads(next(Path(folder).glob("*.json")).read_text())["history"]
+        history = json.loads(next(Path(folder).glob("*.json")).read_bytes())["history"]
     return sum(epoch["seconds"] for epoch in history), history[-1]["test_accuracy"]
 
 
@@ -157,7 +157,8 @@ def main():
     parser = cli.Parser(__doc__)
     parser.add_argument("--size", choices=[*SIZES, "target"], default="full",
                         help="full takes about seven minutes, quick two; target, to 99.4 %%, twenty")
-    parser.add_argument("--out-dir", default="results", metavar="DIR", help="folder for bench/bench.json")
+    parser.add_argument("--out-dir", default="results", metavar="DIR", type=cli.folder,
+                        help="folder for bench/bench.json")
     mnist.add_arguments(parser)
     args = parser.parse_args()
     try:  # downloaded if need be, and in the file cache for both
@@ -190,7 +191,7 @@ def main():
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as scratch:
         scratch.write_text(json.dumps({"machine": machine, "batches": batches,
-                                       "measurements": measurements}, indent=1) + "\n")
+                                       "measurements": measurements}, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

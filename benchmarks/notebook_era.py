@@ -9,6 +9,7 @@ every batch waits for its loss. Networks and recipes are those of the steps.
 import argparse
 import importlib
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -79,12 +80,12 @@ def test(model, loader):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("step", choices=sorted(path.stem for path in ROOT.glob("step*_*.py")))
     parser.add_argument("--epochs", type=int, default=15)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--data-dir", default="data")
-    parser.add_argument("--out", help="JSON file for the accuracies of every epoch")
+    parser.add_argument("--data-dir", type=os.path.expanduser, default="data")
+    parser.add_argument("--out", type=os.path.expanduser, help="JSON file for the accuracies of every epoch")
     args = parser.parse_args()
     torch.manual_seed(args.seed)
     train_loader, test_loader = loaders(args.step, args.data_dir)
@@ -99,7 +100,8 @@ def main():
                         "test_accuracy": test_accuracy, "seconds": time.perf_counter() - start})
         print(history[-1], flush=True)
     if args.out:
-        Path(args.out).write_text(json.dumps({"step": args.step, "seed": args.seed, "history": history}))
+        Path(args.out).write_text(json.dumps({"step": args.step, "seed": args.seed, "history": history}),
+                                  encoding="utf-8")
 
 
 if __name__ == "__main__":

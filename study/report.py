@@ -206,9 +206,9 @@ def main():
         raise cli.UserError(f"no finished run in {folder}/seed*")
     blocks = content(runs, folder)
     with atomic_write(folder / "report.md") as path:
-        path.write_text(as_markdown(blocks))
+        path.write_text(as_markdown(blocks), encoding="utf-8")
     with atomic_write(folder / "report.html") as path:
-        path.write_text(as_html(blocks, folder))
+        path.write_text(as_html(blocks, folder), encoding="utf-8")
     print(f"Written: {folder / 'report.md'} {folder / 'report.html'} and {folder}/report_*.png")
     sys.exit(1 if unreadable else 0)
 

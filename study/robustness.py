@@ -7,7 +7,6 @@ Takes the weights of a sweep's runs, and writes accuracies to robustness.json, f
 import importlib
 import inspect
 import json
-import pickle
 import statistics
 import sys
 from pathlib import Path
@@ -18,9 +17,8 @@ import torch.nn.functional as F
 from common import rotate
 from harness import cli, mnist
 from harness.files import Damaged, atomic_write
-from harness.loader import Loader, predict
+from harness.loader import TEST_BATCH, Loader, predict
 from harness.record import read_json
-from harness.run import TEST_BATCH
 from study.tables import markdown
 from study.variants import STEPS, by_variant, folder_of, load_runs, sweep_files
 
@@ -59,8 +57,8 @@ def trained_network(run, path):
     model = net(**{name: run["arguments"][name] for name in names})
     try:
         model.load_state_dict(torch.load(path, weights_only=True))
-    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, KeyError) as error:
-        raise cli.UserError(f"{path} has no weights of {run['step']}: {str(error).splitlines()[0]}") from None
+    except Exception as error:  # any exception: a damaged file can raise anything
+        raise cli.UserError(f"{path} has no weights of {run['step']}: {cli.one_line(error, 200)}") from None
     return model
 
 
@@ -101,7 +99,8 @@ def load(path):
 
 def main():
     parser = cli.Parser(__doc__)
-    parser.add_argument("--out-dir", default="results", metavar="DIR", help="folder of the sweep")
+    parser.add_argument("--out-dir", default="results", metavar="DIR", type=cli.folder,
+                        help="folder of the sweep")
     mnist.add_arguments(parser)
     args = parser.parse_args()
     folder, accuracies = Path(args.out_dir), {}
@@ -120,7 +119,7 @@ def main():
     if not accuracies:
         raise cli.UserError(f"no finished run of a step in {folder}/seed*")
     with atomic_write(folder / FILE) as path:
-        path.write_text(json.dumps(accuracies, indent=1) + "\n")
+        path.write_text(json.dumps(accuracies, indent=1) + "\n", encoding="utf-8")
     print(f"\n{markdown(table_rows(accuracies))}\nWritten: {folder / FILE}")
     sys.exit(1 if unreadable else 0)
 

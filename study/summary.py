@@ -42,7 +42,7 @@ def main():
     text = table(runs)
     print(text)
     with atomic_write(folder / "summary.md") as path:
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8")
     plots.summary(folder / "summary.png", runs)
     print(f"Written: {folder / 'summary.md'} {folder / 'summary.png'}")
     sys.exit(1 if unreadable else 0)

@@ -24,20 +24,22 @@ def threads_for(jobs):
     """The number of threads for each of `jobs` runs side by side: a share of the cores we may use."""
     if os.environ.get("OMP_NUM_THREADS", "").isdecimal():
         return int(os.environ["OMP_NUM_THREADS"])
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, available // jobs)
 
 
 def command(name, variant, seed, args, threads):
     """The command of that run: environment variables in front, then the words, with absolute paths."""
-    environment = {"OMP_NUM_THREADS": str(threads)} | ({"PYTHONPATH": str(ROOT)} if variant.net else {})
+    # Before what the user has there: where PYTHONSAFEPATH is set, not even a script finds its neighbours.
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     script = [str(ROOT / f"{variant.step}.py"), *variant.options]
     if variant.net:
         script = ["-m", "study.variants", name]
     folders = ["--data-dir", str(Path(args.data_dir).resolve()),
                "--out-dir", str(folder_of(name, seed, args.out_dir).resolve())]
     resume = ["--resume"] if can_resume(name, variant, seed, args.out_dir, args.more, threads) else []
-    return environment, [sys.executable, *script, "--seed", str(seed), *folders, *resume, *args.more]
+    return {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": path}, [
+        sys.executable, *script, "--seed", str(seed), *folders, *resume, *args.more]
 
 
 def run_all(commands, jobs, done, total):
@@ -46,7 +48,8 @@ def run_all(commands, jobs, done, total):
 
     def run(environment, words):
         process = subprocess.Popen(words, env=os.environ | environment, stdout=subprocess.DEVNULL,
-                                   stderr=subprocess.PIPE, text=True)
+                                   stderr=subprocess.PIPE, encoding=sys.stderr.encoding,  # the run's, too
+                                   errors="backslashreplace")
         running.add(process)
         if stopping.is_set():  # too late for the loop below
             process.terminate()
@@ -91,8 +94,10 @@ def main():
     which.add_argument("--claims", action="store_true", help="the variants that the claims need, too")
     which.add_argument("--frontier", action="store_true", help="step 5 in several widths, instead")
     parser.add_argument("--jobs", type=cli.positive_int, metavar="N", help="run N at a time, else print them")
-    parser.add_argument("--out-dir", default="results", metavar="DIR", help="folder for seed1/ and so on")
-    parser.add_argument("--data-dir", default="data", metavar="DIR", help="folder that holds MNIST/raw/")
+    parser.add_argument("--out-dir", default="results", metavar="DIR", type=cli.folder,
+                        help="folder for seed1/ and so on")
+    parser.add_argument("--data-dir", default="data", metavar="DIR", type=cli.folder,
+                        help="folder that holds MNIST/raw/")
     parser.add_argument("more", nargs="*", help="options for every run, after --")
     args = parser.parse_args()
     if not args.seeds.split() or not all(seed.isdecimal() for seed in args.seeds.split()):
@@ -106,6 +111,8 @@ def main():
     threads = threads_for(args.jobs or sys.maxsize)
     commands = [command(*run, args, threads) for run in unfinished]
     if not args.jobs:
+        # Names byte for byte, as a shell needs them.
+        sys.stdout.reconfigure(encoding=sys.getfilesystemencoding(), errors="surrogateescape")
         print(*(as_text(*one) for one in commands), sep="\n", end="\n" * bool(commands))
         return
     done = len(wanted) - len(commands)

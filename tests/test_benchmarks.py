@@ -45,6 +45,14 @@ def test_recipes_are_those_of_the_steps(step, first_6000, tmp_path):
     assert rotation == (7 if step == "step4_aug_lr" else 0)
 
 
+def test_the_yardstick_without_docstrings(monkeypatch, capsys):
+    monkeypatch.setattr(notebook_era, "__doc__", None)  # as python -OO has it
+    monkeypatch.setattr("sys.argv", ["notebook_era.py", "--help"])
+    with pytest.raises(SystemExit) as ended:
+        notebook_era.main()
+    assert ended.value.code == 0 and "--epochs" in capsys.readouterr().out
+
+
 def figures(epoch):
     return {"epoch": epoch, "test": epoch / 10, "memory": 700 + epoch, "start": 2.0}
 

@@ -1,6 +1,7 @@
 """The Makefile, in a copy of the tree."""
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -53,13 +54,30 @@ def test_all_in_parallel_mixes_nothing(tree, data_dir):
     assert tuple(row.split()[1] for row in summary.splitlines()[2:]) == STEPS
 
 
-def test_variables_pass_through(tree, data_dir):
-    process = run("make", "step2", *DRY, f"DATA_DIR={data_dir}", "SEED=7", "DEVICE=cpu", "OUT_DIR=else where",
-                  "ARGS=--dry-run --dropout 0.2", cwd=tree)
+def test_variables_pass_through(tree, data_dir, tmp_path):
+    (tmp_path / "data").symlink_to(data_dir)
+    folders = ["DATA_DIR=~/data", "OUT_DIR=~/else where"]
+    process = run("make", "step2", *DRY, *folders, "SEED=7", "DEVICE=cpu", "ARGS=--dry-run --dropout 0.2",
+                  cwd=tree, HOME=str(tmp_path))
     assert process.returncode == 0, process.stderr
     assert "seed 7, device cpu" in process.stdout
     assert "--epochs 2" in process.stdout and "--dropout 0.2" in process.stdout
-    assert (tree / "else where" / "step2_dropout.json").exists()
+    assert (tmp_path / "else where" / "step2_dropout.json").exists()
+    assert run("make", "clean", *folders, cwd=tree, HOME=str(tmp_path)).returncode == 0
+    assert not (tmp_path / "else where").exists() and not (tree / "~").exists()
+
+
+def test_folders_of_any_name_reach_every_command_whole(tree):
+    data, out = "it's \"d\"  [a]*", "-o'; echo $HOME"
+    process = run("make", "-n", "all", "sweep", "claims", "frontier", "robustness", "report", "data", "bench",
+                  "check", "test", "distclean", f"PYTHON={sys.executable}", f"DATA_DIR={data}",
+                  f"OUT_DIR={out.replace('$', '$$')}", cwd=tree)
+    assert process.returncode == 0, process.stderr
+    words = shlex.split(process.stdout)
+    named = [word.partition("=") for word in words if word.startswith(("--data-dir=", "--out-dir=", "DATA_"))]
+    assert {(name, folder) for name, _, folder in named} == {
+        ("--data-dir", data), ("DATA_DIR", data), ("--out-dir", out), ("--out-dir", f"{out}/frontier")}
+    assert [word for word in words if word.endswith(".lock")] == [f"{out}/.step*.lock"]
 
 
 def test_a_failing_step_stops_all_and_what_finished_stays(tree, data_dir):
@@ -102,7 +120,8 @@ def test_data_verifies(tree, data_dir):
 
 
 def test_a_step_of_ones_own_is_a_target_and_part_of_all(tree, data_dir):
-    for name in ("step1_mine", "step9_mine"):
+    no_targets = "step1_basic copy", "step2_mine (1)", "step1_basic(2)", "step1.x_y"
+    for name in ("step1_mine", "step9_mine", *no_targets):
         shutil.copy(tree / "step1_basic.py", tree / f"{name}.py")
     first = run("make", "-n", "step1", f"PYTHON={sys.executable}", cwd=tree)
     assert "step1_basic.py" in first.stdout and "mine" not in first.stdout
@@ -114,11 +133,13 @@ def test_a_step_of_ones_own_is_a_target_and_part_of_all(tree, data_dir):
 
 
 def test_a_sweep_runs_jobs_at_a_time(tree, data_dir):
-    words = ["make", "sweep", "SEEDS=5", "JOBS=2", *DRY, f"DATA_DIR={data_dir}"]
-    process = run(*words, cwd=tree, OMP_NUM_THREADS="")
+    words = ["SEEDS=5", "JOBS=2", *DRY, f"DATA_DIR={data_dir}", "OUT_DIR=it's here"]
+    process = run("make", "sweep", *words, cwd=tree, OMP_NUM_THREADS="", PYTHONSAFEPATH="1")
     assert process.returncode == 0, process.stderr
     assert f"2 at a time, {SHARE} CPU thread" in process.stdout
-    assert {path.stem for path in (tree / "results" / "seed5").glob("*.json")} == set(STEPS)
+    assert {path.stem for path in (tree / "it's here" / "seed5").glob("*.json")} == set(STEPS)
+    process = run("make", "report", *words, cwd=tree, PYTHONSAFEPATH="1")
+    assert "it's here/seed5/step1_basic.json: it is a dry run" in process.stderr
 
 
 def test_distclean_removes_our_own_data_and_no_other(tree, tmp_path):
@@ -175,17 +196,18 @@ def test_an_old_python_is_refused_before_anything_is_installed(tree, tmp_path):
 
 def test_an_active_environment_is_used_if_it_has_the_versions_that_are_needed(tree, tmp_path):
     (tree / "step1_basic.py").write_text("import sys; print('ran in', sys.prefix)\n")
-    python = fake_python(tmp_path / "active" / "bin" / "python", f'exec "{sys.executable}" "$@"')
-    process = run("make", "step1", cwd=tree, VIRTUAL_ENV=str(tmp_path / "active"))
+    active = tmp_path / "it's active"
+    python = fake_python(active / "bin" / "python", f'exec "{sys.executable}" "$@"')
+    process = run("make", "step1", cwd=tree, VIRTUAL_ENV=str(active))
     assert f"ran in {sys.prefix}" in process.stdout, process.stderr
 
     # One with too old a package is not: here the newest there is, of a requirement that no release can meet.
     (tree / "requirements.txt").write_text("tqdm>=999\n")
-    process = run("make", "-n", "step1", cwd=tree, VIRTUAL_ENV=str(tmp_path / "active"))
+    process = run("make", "-n", "step1", cwd=tree, VIRTUAL_ENV=str(active))
     assert ".venv/bin/python -m pip install" in process.stdout, process.stderr
     (tree / "requirements.txt").write_text("# nothing\n")
     fake_python(python, "exit 1")  # one that does not even start
-    process = run("make", "step1", cwd=tree, VIRTUAL_ENV=str(tmp_path / "active"))
+    process = run("make", "step1", cwd=tree, VIRTUAL_ENV=str(active))
     assert f"ran in {tree / '.venv'}" in process.stdout, process.stderr
 
 

@@ -70,7 +70,7 @@ def test_robustness_of_trained_weights_reaches_the_report(first_6000, data_dir, 
 
     (tmp_path / "robustness.json").write_text('{"step1_basic": {"1": [99]}}')
     assert_one_line(report(tmp_path), "study.report: error", "robustness.json")
-    (tmp_path / "seed1" / "step1_basic.pt").write_bytes(b"no weights")
+    (tmp_path / "seed1" / "step1_basic.pt").write_bytes(b"")
     assert_one_line(measure(tmp_path, data_dir), "study.robustness: error", "step1_basic.pt")
 
 

@@ -3,6 +3,7 @@ import datetime
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -47,7 +48,7 @@ def test_a_sweep_stopped_and_started_again_redoes_only_what_was_unfinished(tree,
                                stderr=subprocess.PIPE, text=True)
     assert process.stdout.readline().startswith("0 of 3 runs are finished already; 2 at a time, ")
     assert re.match("1 of 3 runs: .*python.* --seed 5 ", process.stdout.readline())  # while others still run
-    wait_for(lambda: len(list(folder.glob("*.ckpt"))) > len(list(folder.glob("*.json"))) > 0)
+    wait_for(lambda: len(list(folder.glob("*.ckpt"))) == 3)  # the third run begins when one is finished
     stopped = time.time()
     process.send_signal(signal.SIGTERM)  # to the sweep alone, which has to end what it has started
     _, stderr = process.communicate(timeout=60)
@@ -143,8 +144,16 @@ def test_threads_are_shared_between_jobs_and_never_none(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     assert [sweep.threads_for(jobs) for jobs in (1, 2, 3, 8, 9)] == [8, 4, 2, 1, 1]
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: None)  # a system that tells nothing
+    assert sweep.threads_for(2) == 1
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     assert sweep.threads_for(2) == 3
+
+
+def test_the_reason_of_a_failure_in_bytes_that_are_no_text():
+    (failure,) = sweep.run_all([({}, ["sh", "-c", r"printf 'no \377 here\n' >&2; exit 3"])], 1, 0, 1)
+    assert failure.endswith(r"no \xff here")
 
 
 @pytest.mark.slow
@@ -152,12 +161,13 @@ def test_printed_commands_run_from_anywhere(data_dir, tmp_path):
     folder, elsewhere = tmp_path / "a b", tmp_path / "elsewhere"
     elsewhere.mkdir()
     process = run(*SWEEP, "--seeds", "1 2 3", "--claims", "--data-dir", os.path.relpath(data_dir, ROOT),
-                  "--out-dir", os.path.relpath(folder, ROOT), "--", "--dry-run", "--epochs", 1)
+                  "--out-dir", os.path.relpath(folder, ROOT), "--", "--dry-run", "--epochs", 1,
+                  PYTHONPATH="/own")
     assert process.returncode == 0, process.stderr
     commands = process.stdout.splitlines()
     assert len(commands) == len(set(commands)) == 3 * len(VARIANTS)
     for line in commands:
-        assert line.startswith("OMP_NUM_THREADS=1 ")
+        assert line.startswith(f"OMP_NUM_THREADS=1 PYTHONPATH={shlex.quote(f'{ROOT}:/own')} ")
         assert f"--data-dir {data_dir} --out-dir '{folder}/seed" in line
         assert line.endswith(" --resume --dry-run --epochs 1")
     assert not folder.exists()
@@ -165,7 +175,7 @@ def test_printed_commands_run_from_anywhere(data_dir, tmp_path):
     (step,) = [line for line in commands if f"{ROOT}/step4_aug_lr.py --rotation 0 --seed 2 " in line]
     (variant,) = [line for line in commands if "-m study.variants step2_without_batch_norm --seed 3 " in line]
     for line in (step, variant):
-        process = run("sh", "-c", line, cwd=elsewhere)
+        process = run("sh", "-c", line, cwd=elsewhere, PYTHONSAFEPATH="1")
         assert process.returncode == 0, process.stderr
     stored = json.loads((folder / "seed2" / "step4_rotation_0" / "step4_aug_lr.json").read_text())
     assert stored["arguments"]["rotation"] == 0 and stored["arguments"]["seed"] == 2
@@ -173,7 +183,8 @@ def test_printed_commands_run_from_anywhere(data_dir, tmp_path):
     assert stored["network"] == "WithoutBatchNorm" and stored["arguments"]["seed"] == 3
     assert list(elsewhere.iterdir()) == []
     rest = run(*SWEEP, "--seeds", "1 2 3", "--claims", "--out-dir", folder, "--", "--dry-run", "--epochs", 1)
-    expected = {line.split(" --data-dir ")[0] for line in commands if line not in (step, variant)}
+    expected = {line.split(" --data-dir ")[0].replace(":/own", "") for line in commands
+                if line not in (step, variant)}
     assert {line.split(" --data-dir ")[0] for line in rest.stdout.splitlines()} == expected
 
 

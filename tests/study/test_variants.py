@@ -128,7 +128,8 @@ COUNT_LINES = """if True:
 
 @pytest.mark.slow
 def test_a_step_of_ones_own_is_in_the_sweep_and_in_the_report(tree):
-    shutil.copy(tree / "step1_basic.py", tree / "step9_mine.py")
+    for name in ("step9_mine.py", "step9_mine copy.py", "step9_mine.v2.py"):  # the latter two being no steps
+        shutil.copy(tree / "step1_basic.py", tree / name)
     commands = run(sys.executable, "-m", "study.sweep", "--seeds", "1", cwd=tree).stdout.splitlines()
     assert len(commands) == len(STEPS) + 1 and f"{tree}/step9_mine.py --seed 1 " in commands[-1]
 
@@ -187,7 +188,8 @@ def digest(tmp_path, monkeypatch):
         name = f"changed{len(list(tmp_path.glob('*.py')))}"
         (tmp_path / f"{name}.py").write_text(original.replace(old, new, 1) if old else original)
         monkeypatch.delitem(sys.modules, name, raising=False)
-        return record.recipe(tmp_path / f"{name}.py", importlib.import_module(name).Net)
+        module = importlib.import_module(name)
+        return record.recipe(module, module.Net)
 
     return digest
 
