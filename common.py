@@ -14,8 +14,8 @@ from tqdm.auto import tqdm
 from harness import cli, fast, mnist
 from harness.cli import angle, positive, positive_int, probability  # noqa: F401  (for steps' options)
 from harness.layer_table import summary  # noqa: F401
-from harness.loader import Loader, predict
-from harness.run import TEST_BATCH, Run  # noqa: F401
+from harness.loader import TEST_BATCH, Loader, predict
+from harness.run import Run  # noqa: F401
 
 HELD_OUT = 10_000  # training images, the last ones, that --validate keeps from training
 

@@ -11,6 +11,14 @@ class Damaged(UserError):
     """A file is not what it should be; the message says how."""
 
 
+def make_folder(folder):
+    """Make `folder`, and those above it, where they are not there. Raises OSError."""
+    for part in (folder, *folder.parents):
+        if part.is_symlink() and not part.exists():
+            raise OSError(f"{part} is a link to {os.readlink(part)}, which is not there")
+    folder.mkdir(parents=True, exist_ok=True)
+
+
 @contextlib.contextmanager
 def atomic_write(path):
     """Yields a scratch path to write to, which becomes `path` at the end of the block, or vanishes if it

@@ -25,7 +25,7 @@ def outputs(model, input_size=(1, 28, 28)):
 
 
 def first_tensor(output):
-    """The first tensor in what a layer puts out: itself, or one in a tuple, list or dict; None without any."""
+    """The first tensor in what a layer puts out: itself, or one in a tuple, list or dict; else None."""
     if isinstance(output, dict):
         output = tuple(output.values())
     if isinstance(output, (tuple, list)):

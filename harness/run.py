@@ -16,13 +16,12 @@ import filelock
 import numpy as np
 import torch
 
-from harness import checkpoint, cli, layer_table, record
+from harness import checkpoint, cli, record, results
 from harness.cli import UserError
-from harness.files import atomic_write, locked
-from harness.loader import Loader, predict
+from harness.files import atomic_write, locked, make_folder
+from harness.loader import predict
 
 ENDINGS = (".log", ".png", "_mistakes.png", ".json", ".pt")  # a finished run's files
-TEST_BATCH = 125  # images; larger batches are no faster, and would need more memory than training does
 
 
 class Run:
@@ -178,31 +177,21 @@ class Run:
         if self.pending:  # the loop was left by a break
             self._end_epoch()
         log_probabilities = predict(model, test_loader).cpu()
-        result = self.facts | final_figures(model, train_loader, test_loader, log_probabilities) | {
+        result = self.facts | results.final_figures(model, train_loader, test_loader, log_probabilities) | {
             "seconds": round(time.perf_counter() - self.start, 3), "history": self.history}
-        print(closing_table(result, test_loader.split))
-        checkpoint.write(self.path(".pt"), {name: value.cpu() for name, value in model.state_dict().items()})
+        print(results.closing_table(result, test_loader.split))
+        checkpoint.write(self.path(".pt"), {name: value.cpu() if isinstance(value, torch.Tensor) else value
+                                             for name, value in model.state_dict().items()})
         record.write(self.path(".json"), result)
-        drawn = self._draw(test_loader, log_probabilities)
-        print(f"Written: {self.path('')}{' '.join(['.log', *drawn, '.json', '.pt'])}")
+        images, labels, split = test_loader.images.cpu(), test_loader.labels.cpu(), test_loader.split
+        drawn = results.draw([
+            (self.path(".png"), "curves", self.history, split),
+            (self.path("_mistakes.png"), "mistakes", images, labels, log_probabilities.exp(), split),
+        ], self.step, self.script)
+        endings = [ending for ending in ENDINGS if not ending.endswith("png") or self.path(ending) in drawn]
+        print(f"Written: {self.path('')}{' '.join(endings)}")
         self._write_log()
         self._write_checkpoint(finished=True)
-
-    def _draw(self, test_loader, log_probabilities):
-        """Draw the pictures and return their endings; one that fails costs a line on stderr, nothing else."""
-        images, labels, split = test_loader.images.cpu(), test_loader.labels.cpu(), test_loader.split
-        pictures = {".png": ("curves", self.history),
-                    "_mistakes.png": ("mistakes", images, labels, log_probabilities.exp())}
-        drawn = []
-        for ending, (name, *data) in pictures.items():
-            try:
-                from harness import plots  # not above: matplotlib would delay the first epoch by a second
-
-                getattr(plots, name)(self.path(ending), self.step, *data, split)
-                drawn.append(ending)
-            except Exception as error:
-                cli.warn(f"cannot draw {self.path(ending)}: {cli.one_line(error, 200)}", self.script)
-        return drawn
 
 
 @contextlib.contextmanager
@@ -211,7 +200,7 @@ def own_folder(folder, step):
     folder = Path(folder)
     with contextlib.ExitStack() as exits:
         try:  # now, rather than after a quarter of an hour of training
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
             tempfile.TemporaryFile(dir=folder).close()
             exits.enter_context(locked(folder / f".{step}.lock"))
             for killed in folder.glob(f".{glob.escape(step)}[._]*.incomplete"):
@@ -232,30 +221,6 @@ def seed_everything(args):
     if args.device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # which torch asks for
         torch.use_deterministic_algorithms(True, warn_only=True)  # a warning says what cannot be repeated
-
-
-def final_figures(model, train_loader, test_loader, log_probabilities):
-    """The entries of the JSON on the trained `model`, given its `log_probabilities` of the test images."""
-    plain = Loader(train_loader.images, train_loader.labels, TEST_BATCH)  # as they are, nothing dropped
-    fitted = predict(model, plain).argmax(dim=1) == plain.labels
-    labels, predicted = test_loader.labels.cpu(), log_probabilities.argmax(dim=1)
-    return {"parameters": sum(p.numel() for p in model.parameters()),
-            "multiply_adds": layer_table.multiply_adds(model),
-            "train_accuracy_eval": 100 * fitted.sum().item() / len(fitted),
-            "mistakes": [[i, labels[i].item(), predicted[i].item()]
-                         for i in (predicted != labels).nonzero().flatten().tolist()]}
-
-
-def closing_table(result, split):
-    """The lines at the end of a log: best and last epoch, and the final weights' accuracy."""
-    lines = [f"{'':20}{'best (epoch)':>16}{'last (epoch)':>16}"]
-    for name, figure in (("train", "train_accuracy"), (split, "test_accuracy")):
-        epochs = record.best(result["history"], figure), result["history"][-1]
-        lines.append(f"{name.title() + ' accuracy':20}" + "".join(
-            f"{e[figure]:8.2f} % ({e['epoch']:2})".rjust(16) for e in epochs))
-    lines.append(f"Training images as they are, nothing dropped: {result['train_accuracy_eval']:.2f} %")
-    lines.append(f"Parameters: {result['parameters']:,}\nWall time: {result['seconds']:.1f} s\n")
-    return "\n".join(lines)
 
 
 class _Tee(io.TextIOBase):

@@ -190,7 +190,8 @@ def test_more_epochs_than_a_schedule_can_follow_is_refused_in_a_line(make, metri
 
 def test_a_checkpoint_of_more_than_64_mb(tmp_path):
     def make():
-        model = nn.Sequential(nn.Flatten(), nn.Linear(144, 70_000), nn.Linear(70_000, 10), nn.LogSoftmax(dim=1))
+        layers = nn.Flatten(), nn.Linear(144, 70_000), nn.Linear(70_000, 10), nn.LogSoftmax(dim=1)
+        model = nn.Sequential(*layers)
         return model, optim.SGD(model.parameters(), lr=0.01, momentum=0.9), None
     assert_goes_on(tmp_path / "ckpt", make)
     assert (tmp_path / "ckpt").stat().st_size > 64 * 2 ** 20

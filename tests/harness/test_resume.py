@@ -209,13 +209,15 @@ LOOP = """\
             run.log(train_result, test_result)
 """
 LOOPS = {"epoch": LOOP, "batch": LOOP.replace("            scheduler.step()\n", "").replace(
-    "loader, optimizer)", "loader, optimizer, scheduler)")}
+    "loader, optimizer)", "loader, optimizer, scheduler)"),
+    "metric": LOOP.replace("scheduler.step()", "scheduler.step(test_result[0])")}
 SGD = "optim.SGD(model.parameters(), lr=args.lr, momentum=0.9)"
 ADAM = "optim.Adam(model.parameters(), lr=args.lr)"
 STEP_LR = "StepLR(optimizer, step_size=args.step_size, gamma=args.gamma)"
 COSINE = "optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=args.epochs)"
 ONE_CYCLE = ("optim.lr_scheduler.OneCycleLR(optimizer, max_lr=args.lr, epochs=args.epochs, "
              "steps_per_epoch=len(train_loader))")
+PLATEAU = "optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=0, threshold=9)"
 # In an odd epoch: the learning rate falls after every second one.
 KILLED = "            if epoch == 1 and not args.resume: raise RuntimeError('killed')\n"
 
@@ -242,10 +244,17 @@ def test_the_lines_of_the_loop_may_be_in_any_order(order, where, edited, tmp_pat
 
 @pytest.mark.parametrize("optimizer, scheduler, by", [
     (ADAM, STEP_LR, "epoch"), (SGD, COSINE, "epoch"), (ADAM, COSINE, "epoch"),
-    (SGD, ONE_CYCLE, "batch"), (ADAM, ONE_CYCLE, "batch")])
+    (SGD, ONE_CYCLE, "batch"), (ADAM, ONE_CYCLE, "batch"), (SGD, PLATEAU, "metric")])
 def test_any_of_torchs_optimizers_and_schedules_resumes(optimizer, scheduler, by, edited, tmp_path):
     changes = (SGD, optimizer), (STEP_LR, scheduler), (LOOP, LOOPS[by] + KILLED)
     assert_resumes(edited("step4_aug_lr", *changes), tmp_path)
+
+
+def test_whatever_random_numbers_an_augmentation_draws(edited, tmp_path):
+    augment = "lambda images: images * random.random() + np.random.rand() / 9"
+    name = edited("step4_aug_lr", ("common.RandomRotation(args.rotation)", augment), (LOOP, LOOP + KILLED),
+                  ("import common\n", "import random\nimport numpy as np\nimport common\n"))
+    assert_resumes(name, tmp_path)
 
 
 @pytest.mark.parametrize("schedule, by", [

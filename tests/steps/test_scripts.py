@@ -1,4 +1,5 @@
 """Each script as its user meets it: a process with arguments, output, files and an exit status."""
+import argparse
 import fcntl
 import importlib
 import json
@@ -14,9 +15,10 @@ import termios
 import matplotlib.image
 import pytest
 import torch
-from conftest import assert_one_line, environment, run, run_step
+from conftest import assert_one_line, environment, run, run_step, train
 
 import common
+from harness import cli
 from harness.loader import Loader
 from study.variants import LADDER, ROOT, STEPS
 
@@ -200,6 +202,19 @@ def test_bad_arguments(arguments, words, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_gpu_that_torch_sees_but_cannot_use(monkeypatch, capsys):
+    if torch.cuda.is_available():
+        pytest.skip("torch can use this one")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)  # where there is no driver
+    assert cli.device("auto") == torch.device("cpu")
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1 and "torch cannot use cuda" in said[0] and "takes the CPU" in said[0]
+    with pytest.raises(argparse.ArgumentTypeError, match="torch cannot use cuda:0"):
+        cli.device("cuda:0")
+    with pytest.raises(argparse.ArgumentTypeError, match="finds no cuda:1"):
+        cli.device("cuda:1")
+
+
 def test_absent_device(tmp_path):
     absent = [name for name, present in (("cuda", torch.cuda.is_available()),
                                          ("mps", torch.backends.mps.is_available())) if not present]
@@ -250,6 +265,26 @@ def test_pictures_are_the_same_whatever_matplotlib_is_told(data_dir, tmp_path):
     for ending in (".png", "_mistakes.png"):
         told, plain = ((tmp_path / name / f"step1_basic{ending}").read_bytes() for name in ("told", "plain"))
         assert told == plain
+
+
+@pytest.mark.parametrize("old, new, words", [
+    ("nn.Conv2d(10, 10, 7, bias=False)", "nn.Conv2d(10, 11, 7, bias=False)", "shape (128, 11)"),
+    ("F.log_softmax(x.flatten(1), dim=1)", "F.log_softmax(x, dim=1)", "shape (128, 10, 1, 1)"),
+    ("F.log_softmax(x.flatten(1), dim=1)", "(F.log_softmax(x.flatten(1), dim=1), x)", "a tuple"),
+    ("x.flatten(1), dim=1)", "x.flatten(1), dim=1).new_empty(2 ** 50)", "out of memory"),
+])
+def test_a_network_that_cannot_train_is_one_line(old, new, words, data_dir, tmp_path, monkeypatch, capsys):
+    text = (ROOT / "step1_basic.py").read_text()
+    assert text.count(old) == 1
+    (tmp_path / "step1_edited.py").write_text(text.replace(old, new))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "step1_edited", raising=False)
+    with pytest.raises(SystemExit, match="1"):
+        train(tmp_path / "out", "step1_edited", "--data-dir", data_dir)
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1 and said[0].startswith("step1_edited.py: error: ") and words in said[0]
+    assert "shape (128, 10)" in said[0] or "--batch-size" in said[0]
+    assert files_in(tmp_path / "out") == []
 
 
 def test_diverging_loss_stops_and_keeps_the_log(data_dir, tmp_path):
