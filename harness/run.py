@@ -237,3 +237,6 @@ class _Tee(io.TextIOBase):
         except OSError as error:
             raise UserError(f"cannot print: {error}") from error
         return len(text)
+
+    def close(self):
+        """Leave the stream open, which is not ours, when this object goes."""

@@ -1,5 +1,6 @@
 """Trained networks leave PyTorch by its own doors: torch.export and ONNX, for batches of any size."""
 import importlib
+import inspect
 
 import onnxruntime
 import pytest
@@ -29,8 +30,10 @@ def test_torch_export(network):
 
 @pytest.mark.filterwarnings("ignore")
 def test_onnx(network, tmp_path):
-    torch.onnx.export(network, (torch.rand(3, 1, 28, 28),), tmp_path / "net.onnx", dynamo=True,
-                      dynamic_shapes=BATCH, input_names=["images"])
+    by_default = inspect.signature(torch.onnx.export).parameters["dynamo"].default  # since torch 2.9
+    dynamic = {"dynamic_shapes": BATCH} if by_default else {"dynamic_axes": {"images": {0: "batch"}}}
+    torch.onnx.export(network, (torch.rand(3, 1, 28, 28),), tmp_path / "net.onnx", input_names=["images"],
+                      **dynamic)
     session = onnxruntime.InferenceSession(tmp_path / "net.onnx")
     for size in (1, 7):
         images = torch.rand(size, 1, 28, 28)
