@@ -1,4 +1,5 @@
 """Files that are damaged, or somebody else's: one clear refusal, and no code in them is run."""
+import gzip
 import json
 import pickle
 import random
@@ -206,6 +207,22 @@ def test_the_summary_names_a_damaged_file_and_ends_with_an_error(tmp_path):
 @given(st.sampled_from(sorted(mnist.FILES)), st.binary(max_size=100))
 def test_any_bytes_as_mnist(path, name, contents):
     assert read(mnist.read, path.with_name(name), contents) is None
+    packed = gzip.compress(contents)
+    for archive in (packed, packed[:-3], packed[:3] + contents, contents):
+        assert read(mnist.read, path.with_name(f"{name}.gz"), archive) is None
+
+
+@SOME
+@given(st.binary(max_size=9) | st.builds(lambda n, rest: b"\0\0\x08" + bytes([n]) + rest,
+                                         st.integers(0, 255), st.binary(max_size=1100)))
+def test_any_bytes_in_the_place_of_mnist(data_dir, tmp_path_factory, contents):
+    path = tmp_path_factory.mktemp("raw") / "t10k-labels-idx1-ubyte"
+    shutil.copy(data_dir / "MNIST" / "raw" / path.name, path.with_name("t10k-labels.idx1-ubyte"))
+    path.write_bytes(contents)
+    mnist.read_or_fetch(path)
+    mnist.read(path)
+    for aside in path.parent.glob("*.aside1"):
+        assert aside.read_bytes() == contents
 
 
 def test_mnist_with_a_bit_flipped(path, data_dir):
@@ -216,8 +233,11 @@ def test_mnist_with_a_bit_flipped(path, data_dir):
 
 
 @pytest.mark.parametrize("size", [16, 7840016, 2 ** 40])
-def test_a_header_that_claims_four_billion_images(tmp_path, size):
+def test_a_header_that_claims_four_billion_images(tmp_path, data_dir, size):
     path = tmp_path / "t10k-images-idx3-ubyte"
     sparse(path, size, struct.pack(">IIII", 0x803, 2 ** 32 - 1, 28, 28))
     with pytest.raises(Damaged, match=f"{path.name} is damaged"):
         mnist.read(path)
+    shutil.copy(data_dir / "MNIST" / "raw" / path.name, path.with_name("t10k-images.idx3-ubyte"))
+    mnist.read_or_fetch(path)  # nor does that file matter where the true one is to be written
+    assert path.stat().st_size == 7840016 and len(list(tmp_path.iterdir())) == 3

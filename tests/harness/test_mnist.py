@@ -3,12 +3,16 @@ import contextlib
 import functools
 import gzip
 import http.server
+import os
 import random
 import shutil
+import socket
+import struct
 import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 
 import pytest
 import torch
@@ -17,7 +21,7 @@ from torchvision import datasets, transforms
 from torchvision.transforms.functional import rotate as torchvision_rotate
 
 import common
-from harness import mnist
+from harness import cli, mnist
 from harness.files import Damaged
 from harness.loader import Loader
 from study.variants import ROOT, STEPS
@@ -30,16 +34,23 @@ ALL_FILES = {*mnist.FILES, *(f"{name}.gz" for name in mnist.FILES)}
 
 @pytest.fixture
 def archives(data_dir, tmp_path):
-    """A folder with the four canonical .gz files."""
-    folder = tmp_path / "archives"
+    """A folder with the four .gz files."""
+    folder = tmp_path / "the archives"
     folder.mkdir()
     for name in mnist.FILES:
         source = data_dir / "MNIST" / "raw" / name
-        if source.with_name(name + ".gz").exists():
-            shutil.copy(source.with_name(name + ".gz"), folder)
+        if source.with_name(f"{name}.gz").exists():
+            shutil.copyfile(source.with_name(f"{name}.gz"), folder / f"{name}.gz")
         else:
-            pytest.skip(f"{source}.gz is not there: MNIST came unpacked")
+            (folder / f"{name}.gz").write_bytes(gzip.compress(source.read_bytes(), 1))
     return folder
+
+
+@pytest.fixture
+def offline(monkeypatch):
+    """Keeps the public mirrors, but not those of the tests, out of reach of this process."""
+    monkeypatch.setattr(mnist, "MIRRORS", ["http://127.0.0.1:9"])
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
 
 
 @pytest.fixture
@@ -57,21 +68,34 @@ def names_in(folder):
     return {path.name for path in folder.iterdir()} - {".lock", ".step1_basic.lock"}
 
 
+def equal(loaded, tensors):
+    """Whether `loaded` is all of MNIST."""
+    return all(torch.equal(ours, true) for ours, true in zip(loaded, tensors, strict=True))
+
+
+def assert_refused(folder, mirror, *words):
+    """Loading from `folder` and `mirror` fails in one line with each of `words` in it, which is returned."""
+    with pytest.raises(cli.UserError) as error:
+        mnist.load(folder, mirror)
+    assert str(error.value).isprintable()
+    assert all(str(word) in str(error.value) for word in words), error.value
+    return str(error.value)
+
+
 def fetching(data_dir, mirror):
     """The words of the command that fetches MNIST from `mirror`."""
     return [sys.executable, "-m", "harness.mnist", "--data-dir", str(data_dir), "--mirror", mirror.url]
 
 
 class Mirror:
-    """A web server on 127.0.0.1 that serves `folder`; `asked` counts the requests, two for each download:
-    torchvision asks once more to learn where a redirection leads.
+    """A web server on 127.0.0.1 that serves `folder`; counts the requests in `asked`, the bytes in `sent`.
 
     It breaks off after `cut` bytes, and pauses for so many seconds after each half megabyte.
     """
 
     def __init__(self, folder, cut=None, pause=0):
         mirror = self
-        self.asked = 0
+        self.asked = self.sent = 0
 
         class Handler(http.server.SimpleHTTPRequestHandler):
             def log_message(self, *_):
@@ -82,6 +106,7 @@ class Mirror:
                 with contextlib.suppress(ConnectionError):  # who asks may hang up
                     for start in range(0, len(contents), 2 ** 19):
                         outputfile.write(contents[start:start + 2 ** 19])
+                        mirror.sent += 2 ** 19
                         time.sleep(pause)
 
         self.server = http.server.ThreadingHTTPServer(
@@ -220,50 +245,189 @@ def test_one_altered_byte_is_found(copy, name):
         mnist.read(raw / name)
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_damaged_data_is_refused_in_one_line_where_nothing_can_replace_it(copy, tmp_path, damage):
+def test_damaged_data_is_refused_in_one_line(copy, tmp_path):
     folder, raw = copy
-    name = spoil(raw, damage)[0]
-    damaged = (raw / name).read_bytes()
+    name, = spoil(raw, "other images")
     process = run_step("step1_basic", "--dry-run", "--data-dir", folder, "--out-dir", tmp_path / "out",
                        **OFFLINE)
     assert_one_line(process, raw / name, "damaged", "by hand")
     assert "EPOCH" not in process.stdout
     assert names_in(tmp_path / "out") == set()
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_data_stays_as_it_is_where_nothing_can_replace_it(copy, damage, offline):
+    folder, raw = copy
+    name = spoil(raw, damage)[0]
+    damaged = (raw / name).read_bytes()
+    assert_refused(folder, None, raw / name, "damaged", *mnist.MIRRORS, "by hand")
     assert (raw / name).read_bytes() == damaged  # whatever it is, it is not ours to delete for nothing
+    assert names_in(raw) == set(mnist.FILES)
 
 
 @pytest.mark.parametrize("damage, source", [*((damage, "archive") for damage in DAMAGES),
                                             ("altered", "mirror"), ("swapped", "mirror")])
-def test_damaged_data_is_replaced(copy, archives, tensors, damage, source, tmp_path):
+def test_damaged_data_is_replaced(copy, archives, tensors, damage, source, offline, capsys):
     folder, raw = copy
     names = spoil(raw, damage)
     if source == "archive":
         shutil.copytree(archives, raw, dirs_exist_ok=True)
     with Mirror(archives) as mirror:
-        process = run_step("step1_basic", "--dry-run", "--epochs", 1, "--data-dir", folder,
-                           "--out-dir", tmp_path / "out", "--mirror", mirror.url, **OFFLINE)
-        assert process.returncode == 0, process.stderr
-        assert mirror.asked == (2 * len(names) if source == "mirror" else 0)
+        assert equal(mnist.load(folder, mirror.url), tensors)
+        assert mirror.asked == (len(names) if source == "mirror" else 0)
+    said = capsys.readouterr().out
     for name in names:
-        assert f"{raw / name} is damaged" in process.stdout
-    assert all(torch.equal(ours, true) for ours, true in zip(mnist.load(folder), tensors, strict=True))
-    assert names_in(raw) <= ALL_FILES
+        assert f"{raw / name} is damaged" in said
+    assert equal(mnist.load(folder), tensors)
+    whole = damage in ("altered", "other images", "swapped")  # and so perhaps somebody's data
+    asides = {f"{name}.aside1" for name in names if whole}
+    assert asides <= names_in(raw) <= ALL_FILES | asides
 
 
-def test_damaged_data_that_cannot_be_replaced_is_named(copy, archives):
+def test_what_cannot_be_replaced_is_named(copy, archives, offline):
     folder, raw = copy
     path = raw / "t10k-labels-idx1-ubyte"
     path.unlink()
     path.mkdir()  # no file can take its place
-    shutil.copytree(archives, raw, dirs_exist_ok=True)
-    process = run(sys.executable, "-m", "harness.mnist", "--data-dir", folder, **OFFLINE)
-    assert_one_line(process, "harness.mnist: error:", f"{path} is damaged", "cannot be replaced")
+    assert_refused(folder, archives, "directory", path)
+    assert path.is_dir()
+
+
+def test_another_data_set_under_the_names_of_mnist_is_set_aside(copy, archives, tensors, offline, capsys):
+    folder, raw = copy
+    images, labels = raw / "t10k-images-idx3-ubyte", raw / "t10k-labels-idx1-ubyte"
+    images_gz, labels_gz = (path.with_name(f"{path.name}.gz") for path in (images, labels))
+    earlier = raw / f"{images.name}.aside1"
+    larger = struct.pack(">IIII", 0x803, 20000, 28, 28) + bytes(20000 * 28 * 28)
+    theirs = {images: images.read_bytes()[:16] + bytes(7840000), images_gz: gzip.compress(larger, 1),
+              labels: struct.pack(">II", 0x801, 3) + b"123", labels_gz: gzip.compress(b"123"), earlier: b""}
+    for path, contents in theirs.items():
+        path.write_bytes(contents)
+    with Mirror(archives) as mirror:
+        assert equal(mnist.load(folder, mirror.url), tensors)
+    said = capsys.readouterr().out
+    for path, n in ((images, 2), (images_gz, 1), (labels, 1)):
+        aside = raw / f"{path.name}.aside{n}"
+        assert aside.read_bytes() == theirs[path]
+        assert f"{path} is damaged: its SHA-256 sum is not that of MNIST; renamed to {aside.name}\n" in said
+    assert f"{labels_gz} is damaged: its SHA-256 sum is not that of MNIST; replaced\n" in said
+    assert earlier.read_bytes() == b"" and len(list(raw.glob("*.aside*"))) == 4
+    assert equal(mnist.load(folder), tensors)
+
+
+def test_files_under_other_names_and_packed_anew(data_dir, tensors, tmp_path, offline, capsys):
+    raw = tmp_path / "data" / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    true = {name: (data_dir / "MNIST" / "raw" / name).read_bytes() for name in mnist.FILES}
+    (raw / "train-images.idx3-ubyte").write_bytes(true["train-images-idx3-ubyte"])
+    (raw / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(true["train-labels-idx1-ubyte"], 1))
+    (raw / "t10k-images.idx3-ubyte.gz").write_bytes(gzip.compress(true["t10k-images-idx3-ubyte"], 1))
+    (raw / "t10k-labels.idx1-ubyte").write_bytes(b"not MNIST's")  # which need not be in the way
+    (raw / "t10k-labels.idx1-ubyte.gz").write_bytes(gzip.compress(true["t10k-labels-idx1-ubyte"], 1))
+    given = names_in(raw)
+    assert equal(mnist.load(tmp_path / "data"), tensors)
+    assert names_in(raw) == given | set(mnist.FILES)
+    assert capsys.readouterr().out == ""
+    assert torch.equal(datasets.MNIST(tmp_path / "data", train=False).data, tensors[2])
+
+
+@pytest.mark.parametrize("how", ["path", "URL", "home", "variable"])
+def test_a_folder_as_mirror(archives, tensors, tmp_path, how, offline, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("MNIST_MIRROR", "~/the archives" if how == "variable" else "nonsense")
+    words = {"path": ["--mirror", "the archives"], "URL": ["--mirror", archives.as_uri()],
+             "home": ["--mirror=~/the archives"], "variable": []}[how]
+    parser = cli.Parser("A test.")
+    mnist.add_arguments(parser)
+    args = parser.parse_args(["--data-dir=~/data", *words])
+    assert equal(mnist.load(args.data_dir, args.mirror), tensors)
+    assert names_in(tmp_path) == {"data", "the archives"}
+    assert names_in(tmp_path / "data" / "MNIST" / "raw") == set(mnist.FILES)
+
+
+@pytest.mark.parametrize("umask, files, folders", [(0o077, 0o644, 0o755), (0o002, 0o664, 0o775)])
+def test_others_may_read_what_is_written(archives, tmp_path, umask, files, folders, offline):
+    before = os.umask(umask)
+    try:
+        with Mirror(archives) as mirror:
+            mnist.load(tmp_path / "new" / "data", mirror.url)
+        assert os.umask(umask) == umask
+    finally:
+        os.umask(before)
+    written = [path for path in (tmp_path / "new").rglob("*") if path.name != ".lock"]
+    assert len(written) == 11
+    for path in written:
+        assert path.stat().st_mode & 0o777 == (folders if path.is_dir() else files), path
+
+
+def test_a_folder_of_somebody_else(archives, tmp_path):
+    mortal = []
+    if os.geteuid() == 0:  # permissions do not bind root, unless it gives up that privilege
+        mortal = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
+        if not shutil.which("setpriv") or run(*mortal, "true").returncode:
+            pytest.skip("run by root, and setpriv cannot take its privileges away")
+    read_only, locked = (tmp_path / name / "MNIST" / "raw" for name in ("read-only", "locked"))
+    for raw in (read_only, locked):
+        shutil.copytree(archives, raw)
+    (locked / ".lock").touch(0o000)
+    (locked / "t10k-labels-idx1-ubyte").touch(0o000)  # perhaps a good one, but only for its owner
+    read_only.chmod(0o555)
+    process = run(*mortal, sys.executable, "-c", "import sys; from harness import mnist; "
+                  "[mnist.load(folder) for folder in sys.argv[1:]]",
+                  tmp_path / "read-only", tmp_path / "locked", **OFFLINE)
+    read_only.chmod(0o755)
+    assert process.returncode == 0 and process.stdout == process.stderr == "", process
+    assert {path.name for path in read_only.iterdir()} == ALL_FILES - set(mnist.FILES)
+    assert names_in(locked) == ALL_FILES
+    assert (locked / "t10k-labels-idx1-ubyte").read_bytes() == b""
+
+
+def test_a_dangling_link(archives, tensors, tmp_path, offline):
+    raw = tmp_path / "data" / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    (raw / "t10k-labels-idx1-ubyte").symlink_to("gone")
+    assert equal(mnist.load(tmp_path / "data", archives), tensors)
+    assert names_in(raw) == set(mnist.FILES)
+    for part in (tmp_path / "data", tmp_path / "data" / "MNIST", raw):
+        part.rename(tmp_path / "away")
+        part.symlink_to("gone")
+        assert_refused(tmp_path / "data", archives, f"{part} is a link to gone")
+        part.unlink()
+        (tmp_path / "away").rename(part)
+
+
+def test_without_lzma_and_with_a_torchvision_that_does_not_fit(archives, tmp_path):
+    shutil.copytree(archives, tmp_path / "data" / "MNIST" / "raw")
+    (tmp_path / "broken" / "torchvision").mkdir(parents=True)
+    (tmp_path / "broken" / "lzma.py").write_text("raise ImportError('No module named _lzma')")
+    (tmp_path / "broken" / "torchvision" / "__init__.py").write_text(
+        "raise RuntimeError('operator torchvision::nms does not exist')")
+    process = run(sys.executable, "-m", "harness.mnist", "--data-dir", tmp_path / "data",
+                  PYTHONPATH=str(tmp_path / "broken"), **OFFLINE)
+    assert process.returncode == 0 and "verified" in process.stdout, process.stderr
+
+
+def test_no_mirror_and_no_archive_can_fill_the_memory(tmp_path, offline):
+    name = "t10k-labels-idx1-ubyte.gz"
+    with open(tmp_path / name, "wb") as file:
+        file.write(gzip.compress(bytes(2 ** 26))[:2 ** 14])
+        file.truncate(2 ** 26)
+    with Mirror(tmp_path) as mirror:
+        with pytest.raises(cli.UserError, match=f"{mirror.url}: {name} is damaged"):
+            mnist.read_or_fetch(tmp_path / "data" / "t10k-labels-idx1-ubyte", mirror.url)
+    assert mirror.sent < 2 ** 25
+    tracemalloc.start()
+    with pytest.raises(Damaged):
+        mnist.read(tmp_path / name)
+    assert tracemalloc.get_traced_memory()[1] < 2 ** 22
+    tracemalloc.stop()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("source", ["archives", "mirror"])
-def test_killed_at_any_moment_of_fetching_the_next_run_repairs_it(archives, tensors, tmp_path, source):
+def test_killed_at_any_moment_of_fetching_the_next_run_repairs_it(archives, tensors, tmp_path, source,
+                                                                  offline):
     raw = tmp_path / "data" / "MNIST" / "raw"
     seed = random.randrange(10 ** 6)
     moments = random.Random(seed)
@@ -275,16 +439,13 @@ def test_killed_at_any_moment_of_fetching_the_next_run_repairs_it(archives, tens
             words = fetching(tmp_path / "data", mirror)
             process = subprocess.Popen(words, cwd=ROOT, env=environment(**OFFLINE),
                                        stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-            while process.poll() is None and not list(raw.glob(".incomplete-*")):
+            while process.poll() is None and not (raw / ".lock").exists():
                 time.sleep(0.001)  # until it is at it
-            time.sleep(moments.uniform(0, 0.5))
+            time.sleep(moments.uniform(0, 1))
             process.kill()
             process.communicate()
-            again = run(*words, **OFFLINE)
-            assert again.returncode == 0, f"seed {seed}: {again.stderr}"
-            loaded = mnist.load(tmp_path / "data")
-            assert all(torch.equal(ours, true) for ours, true in zip(loaded, tensors, strict=True))
-            assert names_in(raw) == ALL_FILES
+            assert equal(mnist.load(tmp_path / "data", mirror.url), tensors), f"seed {seed}"
+            assert names_in(raw) == ALL_FILES, f"seed {seed}"
 
 
 @pytest.mark.slow
@@ -294,7 +455,7 @@ def test_two_processes_fetch_once(archives, tmp_path):
                                  stdout=subprocess.PIPE, text=True) for _ in range(2)]
         said = [process.communicate()[0] for process in both]
         assert [process.returncode for process in both] == [0, 0]
-        assert mirror.asked == 8
+        assert mirror.asked == 4
     assert all("verified" in text for text in said)
 
 
@@ -309,23 +470,20 @@ def test_archives_put_there_by_hand_are_unpacked_without_a_download(archives, tm
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("by", ["option", "variable"])
-def test_downloads_from_a_mirror(archives, tmp_path, by):
+def test_downloads_from_a_mirror(archives, tmp_path, offline):
     with Mirror(archives) as mirror:
-        how = ["--mirror", mirror.url] if by == "option" else []
         process = run_step("step1_basic", "--dry-run", "--epochs", 1, "--data-dir", tmp_path / "data",
-                           "--out-dir", tmp_path / "out", *how,
-                           **OFFLINE, **({} if how else {"MNIST_MIRROR": mirror.url + "/"}))
+                           "--out-dir", tmp_path / "out", **OFFLINE, MNIST_MIRROR=mirror.url + "/")
         assert process.returncode == 0, process.stderr
         assert process.stderr == ""  # no bar where no terminal is
-        assert mirror.asked == 8
-        asked = mirror.asked
+        assert mirror.asked == 4
         mnist.load(tmp_path / "data", mirror.url)  # what came is whole, and is not fetched again
-        assert mirror.asked == asked
+        assert mirror.asked == 4
+    assert names_in(tmp_path / "data" / "MNIST" / "raw") == ALL_FILES  # .gz and all, for others to be served
 
 
-@pytest.mark.parametrize("failure", ["absent", "no server", "no address", "damaged", "broken off"])
-def test_a_mirror_that_fails_is_named_in_one_line(archives, tmp_path, failure):
+@pytest.mark.parametrize("failure", ["absent", "no server", "no folder", "damaged", "broken off"])
+def test_a_mirror_that_fails_is_named_in_one_line(archives, tmp_path, failure, offline):
     name = "train-labels-idx1-ubyte.gz"
     if failure == "absent":
         (archives / name).unlink()
@@ -333,29 +491,27 @@ def test_a_mirror_that_fails_is_named_in_one_line(archives, tmp_path, failure):
         contents = bytearray((archives / name).read_bytes())
         contents[1000] ^= 255
         (archives / name).write_bytes(contents)
-    shutil.copytree(archives, tmp_path / "served")
     raw = tmp_path / "data" / "MNIST" / "raw"
-    with Mirror(tmp_path / "served", cut=5000 if failure == "broken off" else None) as mirror:
-        url = {"no server": "http://127.0.0.1:9", "no address": "nonsense"}.get(failure, mirror.url)
-        process = run_step("step1_basic", "--dry-run", "--data-dir", tmp_path / "data",
-                           "--out-dir", tmp_path / "out", "--mirror", url, **OFFLINE)
-    assert_one_line(process, "by hand", url, raw)
+    with Mirror(archives, cut=5000 if failure == "broken off" else None) as mirror:
+        place = {"no server": "http://127.0.0.1:9", "no folder": "nonsense"}.get(failure, mirror.url)
+        said = assert_refused(tmp_path / "data", place, "by hand", place, raw)
     if failure in ("absent", "damaged"):
-        assert name in process.stderr
-        assert "train-images-idx3-ubyte.gz" not in process.stderr  # that one was served well
+        assert name in said
+        assert "train-images-idx3-ubyte.gz" not in said  # that one was served well
     # Nothing half-done lies about, under a true name or another.
     assert names_in(raw) <= {"train-images-idx3-ubyte", "train-images-idx3-ubyte.gz"}
 
 
-def test_a_damaged_archive_is_replaced_from_a_mirror(archives, tmp_path):
+def test_a_damaged_archive_is_replaced_from_a_mirror(archives, tmp_path, offline):
     raw = tmp_path / "data" / "MNIST" / "raw"
     shutil.copytree(archives, raw)
-    (raw / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(b"not MNIST"))
-    offline = run_step("step1_basic", "--dry-run", "--data-dir", tmp_path / "data",
-                       "--out-dir", tmp_path / "out", **OFFLINE)
-    assert_one_line(offline, raw / "train-labels-idx1-ubyte.gz", "wrong MD5")
+    archive = raw / "train-labels-idx1-ubyte.gz"
+    archive.write_bytes(gzip.compress(b"not MNIST"))
+    assert_refused(tmp_path / "data", None, f"{archive} is damaged")
     with Mirror(archives) as mirror:
         mnist.load(tmp_path / "data", mirror.url)
+    mnist.read(archive)
+    assert socket.getdefaulttimeout() is None  # which would hold for whatever this process does next
 
 
 def test_data_dir_that_cannot_be_written(tmp_path):
