@@ -103,8 +103,8 @@ def train(model, loader, optimizer, scheduler=None):
     notebooks took them: during the epoch, on the images as augmented and dropped out, by weights that are
     still changing.
 
-    Raises cli.Diverged if a loss is NaN or infinite: on a CPU before that batch touches the weights, on a
-    GPU at the end of the epoch.
+    Raises cli.UserError if the network does not answer with log-probabilities (B, 10), and cli.Diverged if a
+    loss is NaN or infinite: on a CPU before that batch touches the weights, on a GPU at the end of the epoch.
     """
     model.train()
     device = loader.images.device

@@ -1,6 +1,7 @@
 """The command line of every program here: parser, types of arguments, errors in one line."""
 import argparse
 import contextlib
+import functools
 import math
 import os
 import signal
@@ -137,6 +138,7 @@ seed = _number(int, lambda n: 0 <= n < 2 ** 63, "a whole number from 0 to 2^63 -
 folder = os.path.expanduser  # the shell leaves the ~ of --out-dir=~/results as it is
 
 
+@functools.cache  # or a study, which parses many command lines, would be warned as often
 def device(name):
     """The torch.device called `name`: cpu, cuda, cuda:1, mps, or auto for a GPU if one works, else the CPU.
 

@@ -206,7 +206,8 @@ def test_a_gpu_that_torch_sees_but_cannot_use(monkeypatch, capsys):
     if torch.cuda.is_available():
         pytest.skip("torch can use this one")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)  # where there is no driver
-    assert cli.device("auto") == torch.device("cpu")
+    cli.device.cache_clear()
+    assert cli.device("auto") == cli.device("auto") == torch.device("cpu")
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 1 and "torch cannot use cuda" in said[0] and "takes the CPU" in said[0]
     with pytest.raises(argparse.ArgumentTypeError, match="torch cannot use cuda:0"):
