@@ -18,22 +18,23 @@ from harness.record import NOT_IN_RECIPE, check, check_history
 REFUSAL = "cannot resume from {}: {}; without --resume it starts afresh"
 LARGEST = 2 ** 32  # bytes; no network that is trained on MNIST comes near it
 STATE = {"facts": dict, "history": list, "log": str, "seconds": float, "finished": bool,
-         "model": dict, "optimizer": dict, "random": dict}
+         "model": dict, "optimizer": dict, "others": list, "random": dict}
 FACTS = {"step": str, "network": str, "recipe": str, "arguments": dict, "versions": dict, "threads": int,
          "started": str}
 
 
-def capture(model, optimizer, scheduler, device):
-    """What training needs to go on, as torch gives it: a state's model, optimizer, scheduler and random."""
-    name, keys, *others = np.random.get_state()
+def capture(model, optimizer, scheduler, others, device):
+    """What training needs to go on, as torch gives it: a state's entries from model to random."""
+    name, keys, *rest = np.random.get_state()
     generators = {"cpu": torch.get_rng_state(), "python": random.getstate(),
-                  "numpy": (name, keys.tolist(), *others)}
+                  "numpy": (name, keys.tolist(), *rest)}
     if device.type == "cuda":
         generators["device"] = torch.cuda.get_rng_state(device)
     if device.type == "mps":
         generators["device"] = torch.mps.get_rng_state()
     return {"model": dict(model.state_dict()), "optimizer": _loadable(optimizer.state_dict()),
-            "scheduler": _loadable(scheduler.state_dict()) if scheduler else {}, "random": generators}
+            "scheduler": _loadable(scheduler.state_dict()) if scheduler else {},
+            "others": [_loadable(dict(other.state_dict())) for other in others], "random": generators}
 
 
 def _loadable(state):
@@ -111,8 +112,8 @@ def find(path, facts):
     return state
 
 
-def restore(path, state, model, optimizer, scheduler, device, epochs):
-    """Put freshly made model, optimizer and scheduler, and all that is random, into the saved state.
+def restore(path, state, model, optimizer, scheduler, others, device, epochs):
+    """Put freshly made model, optimizer, scheduler and others, and all that is random, into the saved state.
 
     Where the run is to have more `epochs` than before, the scheduler is stepped there instead of being
     loaded, so that a schedule that depends on their number follows the new number. Raises UserError if that
@@ -129,6 +130,8 @@ def restore(path, state, model, optimizer, scheduler, device, epochs):
             for group, first in zip(optimizer.param_groups, fresh, strict=True):
                 group.update({name: value for name, value in first.items() if name != "params"})
             _replay(scheduler, state["scheduler"], epochs / len(state["history"]))
+        for other, saved in zip(others, state["others"], strict=True):
+            other.load_state_dict(saved)
         random.setstate(state["random"]["python"])
         np.random.set_state(state["random"]["numpy"])
         torch.set_rng_state(state["random"]["cpu"])
@@ -139,7 +142,7 @@ def restore(path, state, model, optimizer, scheduler, device, epochs):
     except UserError:
         raise
     except Exception as error:  # as in read()
-        raise UserError(REFUSAL.format(path, f"it is damaged ({one_line(error, 200)})")) from None
+        raise UserError(REFUSAL.format(path, f"it does not fit ({one_line(error, 200)})")) from None
 
 
 def _restore_optimizer(optimizer, saved):

@@ -29,8 +29,8 @@ def facts(script, code, net, args, published):
     """What is known of a run before it begins: from its `script`, the code in it that makes the run, the
     network class and the options.
     """
-    return {"step": script.stem, "network": net.__name__, "arguments": plain(args),
-            "recipe": recipe(code, net), "commit": commit(script.resolve().parent),
+    return {"step": script.stem, "network": getattr(net, "__name__", type(net).__name__),
+            "arguments": plain(args), "recipe": recipe(code, net), "commit": commit(script.resolve().parent),
             "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
             "device": str(args.device), "threads": torch.get_num_threads(),
             "machine": f"{platform.platform()}, {os.cpu_count()} cores",

@@ -2,6 +2,7 @@
 import contextlib
 import glob
 import io
+import math
 import os
 import random
 import re
@@ -18,7 +19,7 @@ import torch
 
 from harness import checkpoint, cli, record, results
 from harness.cli import UserError
-from harness.files import atomic_write, locked, make_folder
+from harness.files import Damaged, atomic_write, locked, make_folder
 from harness.loader import predict
 
 ENDINGS = (".log", ".png", "_mistakes.png", ".json", ".pt")  # a finished run's files
@@ -119,13 +120,14 @@ class Run:
                   f"accuracy {history[-1]['test_accuracy']:.2f} %, see {self.path('.log')}")
             sys.exit()
 
-    def epochs(self, model, optimizer, scheduler=None):
+    def epochs(self, model, optimizer, scheduler=None, *others):
         """Yields the number of each epoch to train, from 0 or from where --resume goes on.
 
         When the loop's body is over, the epoch is stored: log, and a checkpoint of `model`, `optimizer`,
-        `scheduler` and everything random. Raises UserError if a checkpoint does not fit or the disk is full.
+        `scheduler`, `others` (whatever else has a state_dict: a second optimizer, an average of the weights)
+        and everything random. Raises UserError if a checkpoint does not fit or the disk is full.
         """
-        self.trained = model, optimizer, scheduler, self.args.device
+        self.trained = model, optimizer, scheduler, others, self.args.device
         if self.saved:
             self._go_on()
         self.log_so_far = "".join(self.lines)
@@ -153,6 +155,9 @@ class Run:
                         "train_loss": float(train_loss), "train_accuracy": float(train_accuracy),
                         "test_loss": float(test_loss), "test_accuracy": float(test_accuracy),
                         "seconds": round(time.perf_counter() - self.lap, 3)}
+        for name, figure in self.pending.items():
+            if not math.isfinite(figure):
+                raise cli.Diverged(f"its {name} became {figure}; a smaller --lr may help")
 
     def _end_epoch(self):
         if not self.pending:
@@ -161,6 +166,11 @@ class Run:
         self.pending, self.log_so_far = None, "".join(self.lines)
         self._write_checkpoint(finished=False)
         self._write_log()  # complete after every epoch, in case the run is killed before the last
+        if len(self.history) == 1:  # now, rather than when it is needed
+            try:
+                checkpoint.read(self.path(".ckpt"))
+            except Damaged as error:
+                cli.warn(f"this run cannot be resumed: {error}", self.script)
 
     def _write_checkpoint(self, finished):
         # Its log ends with the last epoch: a run that goes on for more epochs has a closing table of its own.
@@ -170,18 +180,18 @@ class Run:
 
     def _write_log(self):
         with atomic_write(self.path(".log")) as path:
-            path.write_text("".join(self.lines), encoding="utf-8", errors="surrogateescape")
+            path.write_text("".join(self.lines), encoding="utf-8", errors="backslashreplace")
 
     def finish(self, model, train_loader, test_loader):
         """Print the closing table and write all files. Raises UserError if the disk cannot take them."""
         if self.pending:  # the loop was left by a break
             self._end_epoch()
+        checkpoint.write(self.path(".pt"), {name: value.cpu() if isinstance(value, torch.Tensor) else value
+                                            for name, value in model.state_dict().items()})
         log_probabilities = predict(model, test_loader).cpu()
         result = self.facts | results.final_figures(model, train_loader, test_loader, log_probabilities) | {
             "seconds": round(time.perf_counter() - self.start, 3), "history": self.history}
         print(results.closing_table(result, test_loader.split))
-        checkpoint.write(self.path(".pt"), {name: value.cpu() if isinstance(value, torch.Tensor) else value
-                                             for name, value in model.state_dict().items()})
         record.write(self.path(".json"), result)
         images, labels, split = test_loader.images.cpu(), test_loader.labels.cpu(), test_loader.split
         drawn = results.draw([

@@ -48,7 +48,7 @@ def through_a_file(path, model, optimizer, scheduler=None, epochs=2):
     """The state of a run of so many epochs, written and read again."""
     history = [EPOCH | {"epoch": number} for number in range(epochs)]
     checkpoint.write(path, {"facts": FACTS, "history": history, "log": "", "seconds": 1.0, "finished": False,
-                            **checkpoint.capture(model, optimizer, scheduler, CPU)})
+                            **checkpoint.capture(model, optimizer, scheduler, [], CPU)})
     return checkpoint.read(path)
 
 
@@ -60,7 +60,7 @@ def assert_goes_on(path, make, *metric):
     state = through_a_file(path, *first)
     train(*first, *metric)
     again = make()
-    checkpoint.restore(path, state, *again, CPU, 4)
+    checkpoint.restore(path, state, *again, [], CPU, 4)
     train(*again, *metric)
     assert_equal(first[0].state_dict(), again[0].state_dict())
     assert_equal(first[1].state_dict(), again[1].state_dict())
@@ -154,7 +154,7 @@ def test_any_schedule_goes_on_to_more_epochs(name, tmp_path):
     other = copy.deepcopy(model)
     again = optim.SGD(other.parameters(), lr=0.1, momentum=0.9)
     follows = SCHEDULES[name](again)  # not one of the number of epochs: it has to be where it was
-    checkpoint.restore(tmp_path / "ckpt", state, other, again, follows, CPU, 6)
+    checkpoint.restore(tmp_path / "ckpt", state, other, again, follows, [], CPU, 6)
     for _ in range(3):
         train(model, optimizer, scheduler, *metric, batches=1)
         train(other, again, follows, *metric, batches=1)
@@ -184,7 +184,7 @@ def test_more_epochs_than_a_schedule_can_follow_is_refused_in_a_line(make, metri
     state = through_a_file(tmp_path / "ckpt", model, optimizer, scheduler)
     optimizer = optim.SGD(model.parameters(), lr=0.1)
     with pytest.raises(UserError, match="--epochs") as error:
-        checkpoint.restore(tmp_path / "ckpt", state, model, optimizer, make(optimizer), CPU, 8)
+        checkpoint.restore(tmp_path / "ckpt", state, model, optimizer, make(optimizer), [], CPU, 8)
     assert all(word in str(error.value) for word in words)
 
 

@@ -26,7 +26,7 @@ STATE = {"facts": {"step": "step4_aug_lr", "network": "Net", "recipe": "0" * 64,
                    "versions": {"torch": "2"}, "threads": 2, "started": "now"},
          "history": RUN["history"], "log": "a log\n", "seconds": 1.5, "finished": False,
          "model": {"weight": torch.ones(3, 2)}, "optimizer": {"state": {}}, "scheduler": {"last_epoch": 2},
-         "random": {"cpu": torch.get_rng_state()}}
+         "others": [], "random": {"cpu": torch.get_rng_state()}}
 
 
 @pytest.fixture(scope="module")

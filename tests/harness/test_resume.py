@@ -257,6 +257,38 @@ def test_whatever_random_numbers_an_augmentation_draws(edited, tmp_path):
     assert_resumes(name, tmp_path)
 
 
+def test_whatever_else_is_handed_over(edited, tmp_path):
+    start = "        for epoch in run"
+    average = "        ema = optim.swa_utils.AveragedModel(model, avg_fn=lambda a, b, n: 0.9 * a + 0.1 * b)\n"
+    loop = LOOP + "            ema.update_parameters(model)\n" + KILLED
+    name = edited("step4_aug_lr", (LOOP, loop), (start, average + start),
+                  ("epochs(model, optimizer, scheduler)", "epochs(model, optimizer, scheduler, ema)"),
+                  ("run.finish(model,", "run.finish(ema,"))
+    assert_resumes(name, tmp_path)
+
+
+def test_a_run_that_could_not_be_resumed_says_so_at_once(edited, tmp_path, capsys):
+    table = "        scheduler.table = torch.arange(3).numpy()\n"
+    name = edited("step4_aug_lr", ("        for epoch in run", table + "        for epoch in run"),
+                  ("import common\n", "import common, torch\n"))
+    train(tmp_path / "out", name, "--epochs", 2)
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1 and "this run cannot be resumed" in said[0]
+
+
+def test_figures_of_ones_own_that_are_no_numbers_end_the_run(edited, tmp_path, capsys):
+    name = edited("step4_aug_lr", ("            run.log(train_result, test_result)\n",
+                                   "            run.log((float('nan'), 9.0), test_result) if epoch else "
+                                   "run.log((torch.tensor(2.0), np.float32(9)), test_result)\n"),
+                  ("import common\n", "import common, numpy as np, torch\n"))
+    with pytest.raises(SystemExit, match="1"):
+        train(tmp_path / "out", name, "--epochs", 2)
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1 and "epoch 1, its train_loss became nan" in said[0]
+    history = checkpoint.read(tmp_path / "out" / f"{name}.ckpt")["history"]
+    assert [(epoch["train_loss"], epoch["train_accuracy"]) for epoch in history] == [(2, 9)]
+
+
 @pytest.mark.parametrize("schedule, by", [
     ("optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: 1 - epoch / args.epochs)", "epoch"),
     (COSINE, "epoch"), (ONE_CYCLE, "batch")])

@@ -1,4 +1,7 @@
 """The scripts on machines, on terminals and in folders of other kinds than ours."""
+import contextlib
+import importlib
+import io
 import os
 import re
 import shutil
@@ -31,11 +34,20 @@ def test_any_name_of_a_folder_on_any_terminal(data_dir, tmp_path):
     assert not re.search(rf"{ours}/(step|common|harness)\S*: EncodingWarning", process.stderr)
     assert_all_written(tmp_path / folder)
     log = (tmp_path / folder / "step1_basic.log").read_bytes()
-    assert log.endswith(b"Written: %b/step1_basic.log .png _mistakes.png .json .pt\n" % os.fsencode(folder))
+    name = folder.encode(errors="backslashreplace")
+    assert log.endswith(b"Written: %b/step1_basic.log .png _mistakes.png .json .pt\n" % name)
     again = run(sys.executable, *words, "--resume", cwd=tmp_path, PYTHONIOENCODING="ascii")
     assert again.returncode == 0 and again.stderr == "" and "finished before" in again.stdout
     wrong = run(sys.executable, *words, "--resume", "--lr", "9", cwd=tmp_path, PYTHONIOENCODING="ascii")
     assert wrong.returncode == 1 and len(wrong.stderr.splitlines()) == 1 and "cannot resume" in wrong.stderr
+
+
+def test_any_text_may_be_printed(first_6000, tmp_path, monkeypatch):
+    step = importlib.import_module("step1_basic")
+    monkeypatch.setattr(common, "summary", lambda model: print("lone \ud800, lost \udcff"))
+    with contextlib.redirect_stdout(io.TextIOWrapper(io.BytesIO(), "ascii", "backslashreplace")):
+        step.main([*BRIEFLY, "--out-dir", str(tmp_path)])
+    assert r"lone \ud800, lost \udcff" in (tmp_path / "step1_basic.log").read_text()
 
 
 def test_a_copy_with_a_blank_in_its_name(tree, data_dir, tmp_path):
