@@ -27,7 +27,8 @@ class Terminated(KeyboardInterrupt):
 
 def in_notebook():
     """Whether a notebook's cell has called this: the command line is then its kernel's, and not ours."""
-    return "IPython" in sys.modules and not hasattr(sys.modules["__main__"], "__file__")
+    running = "IPython" in sys.modules and sys.modules["IPython"].get_ipython()  # None if merely imported
+    return bool(running) and not hasattr(sys.modules["__main__"], "__file__")
 
 
 def program():

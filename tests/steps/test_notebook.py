@@ -1,10 +1,12 @@
 """The steps in a notebook: imported, run, pasted into a cell, edited there, in a thread."""
 import json
 import re
+import sys
 
 import nbclient
 import nbformat
 import pytest
+from conftest import run
 
 from study.variants import ROOT
 
@@ -96,6 +98,14 @@ def test_a_script_that_is_run_has_a_head_that_repeats_it(notebook, data_dir):
     assert_ran(outputs["script"])
     head = printed(outputs["script"]).splitlines()[0]
     assert head == f"$ python {ROOT}/step2_dropout.py --dry-run --epochs 1 --data-dir {data_dir}"
+
+
+def test_ipython_merely_imported_is_no_notebook(data_dir, tmp_path):
+    code = "import IPython, step1_basic; step1_basic.main()"
+    process = run(sys.executable, "-c", code, "--dry-run", "--epochs", 1, "--data-dir", data_dir,
+                  "--out-dir", tmp_path)
+    assert process.returncode == 0 and process.stdout.startswith("$ python -c ")
+    assert (tmp_path / "step1_basic.json").exists()
 
 
 def test_in_a_thread(notebook):
