@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from harness import cli, fast, mnist
 from harness.cli import angle, positive, positive_int, probability  # noqa: F401  (for steps' options)
 from harness.layer_table import summary  # noqa: F401
-from harness.loader import TEST_BATCH, Loader, predict
+from harness.loader import TEST_BATCH, Loader, checked, predict
 from harness.run import Run  # noqa: F401
 
 HELD_OUT = 10_000  # training images, the last ones, that --validate keeps from training
@@ -120,8 +120,7 @@ def train(model, loader, optimizer, scheduler=None):
     with fast.layers(model):  # the same numbers to rounding, in less time
         for batch_id, (data, target) in enumerate(bar):
             optimizer.zero_grad()
-            log_probabilities = model(data)
-            check_shape(log_probabilities, len(target))
+            log_probabilities = checked(model(data), len(target))
             loss = F.nll_loss(log_probabilities, target)
             losses[batch_id] = loss.detach()
             total_loss += losses[batch_id] * len(target)
@@ -141,15 +140,6 @@ def train(model, loader, optimizer, scheduler=None):
     return total_loss.item() / seen, 100 * correct.item() / seen
 
 
-def check_shape(log_probabilities, images):
-    """Raise UserError unless they are what a network has to answer with: a tensor (images, 10)."""
-    shape = getattr(log_probabilities, "shape", None)
-    if shape != (images, 10):
-        answer = f"the shape {tuple(shape)}" if shape else f"a {type(log_probabilities).__name__}"
-        raise cli.UserError(f"the network answers a batch of {images} images with {answer}; "
-                            f"it should be log-probabilities of shape ({images}, 10)")
-
-
 def check_finite(loss, what):
     """Raise cli.Diverged, naming `what` it is, if `loss` is NaN or infinite."""
     if not math.isfinite(loss):
@@ -159,7 +149,8 @@ def check_finite(loss, what):
 def test(model, loader):
     """The mean loss (nats per image) and the accuracy in percent on all of `loader`, printed too.
 
-    Raises cli.Diverged if the loss is NaN or infinite.
+    Raises cli.UserError if the network does not answer with log-probabilities (B, 10), cli.Diverged if the
+    loss is NaN or infinite.
     """
     log_probabilities, labels = predict(model, loader), loader.labels
     loss = F.nll_loss(log_probabilities, labels).item()

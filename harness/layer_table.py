@@ -4,8 +4,8 @@ import math
 import torch
 
 
-def outputs(model, input_size=(1, 28, 28)):
-    """What each layer of `model` puts out for one image: a list of (layer, shape without the batch)."""
+def outputs(model, images):
+    """What each layer of `model` puts out for `images`: a list of (layer, shape without the batch)."""
     seen = []
     leaves = [layer for layer in model.modules() if not list(layer.children())]
 
@@ -15,9 +15,9 @@ def outputs(model, input_size=(1, 28, 28)):
 
     hooks = [layer.register_forward_hook(note) for layer in leaves]
     training, device = model.training, next(model.parameters(), torch.empty(0)).device
-    model.eval()  # or the one black image would enter the running statistics of batch norm
+    model.eval()  # or these images would enter the running statistics of batch norm
     with torch.no_grad():
-        model(torch.zeros(1, *input_size, device=device))
+        model(images.to(device))
     model.train(training)
     for hook in hooks:
         hook.remove()
@@ -33,10 +33,10 @@ def first_tensor(output):
     return output if isinstance(output, torch.Tensor) else None
 
 
-def multiply_adds(model):
-    """Multiply-adds of the convolutions of `model` for one image: one for each weight and place."""
+def multiply_adds(model, images):
+    """Multiply-adds of the convolutions of `model` for each of `images`: one for each weight and place."""
     return sum(layer.weight.numel() * math.prod(shape[1:])
-               for layer, shape in outputs(model) if isinstance(layer, torch.nn.Conv2d))
+               for layer, shape in outputs(model, images) if isinstance(layer, torch.nn.Conv2d))
 
 
 def summary(model, input_size=(1, 28, 28)):
@@ -47,7 +47,7 @@ def summary(model, input_size=(1, 28, 28)):
     every number that a listed layer puts out, for one image.
     """
     rows = [(f"{type(layer).__name__}-{number}", [-1, *shape], sum(p.numel() for p in layer.parameters()))
-            for number, (layer, shape) in enumerate(outputs(model, input_size), start=1)]
+            for number, (layer, shape) in enumerate(outputs(model, torch.zeros(1, *input_size)), 1)]
     megabyte = 1024 ** 2
     parameters = sum(p.numel() for p in model.parameters())
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)

@@ -4,6 +4,7 @@ import math
 import torch
 
 from harness import fast
+from harness.cli import UserError
 
 TEST_BATCH = 125  # images; larger batches are no faster, and would need more memory than training does
 MEAN, STD = 0.1307, 0.3081  # of all training pixels, scaled to 0..1
@@ -39,7 +40,20 @@ class Loader:
 
 @torch.no_grad()
 def predict(model, loader):
-    """Log-probabilities (N, 10) of every image of an unshuffled `loader`, with the model in eval mode."""
+    """Log-probabilities (N, 10) of every image of an unshuffled `loader`, with the model in eval mode.
+
+    Raises UserError if the model does not answer with such.
+    """
     model.eval()
     with fast.layers(model):
-        return torch.cat([model(data) for data, _ in loader])
+        return torch.cat([checked(model(data), len(data)) for data, _ in loader])
+
+
+def checked(answer, images):
+    """The network's `answer` to so many images; raises UserError unless its shape is (images, 10)."""
+    shape = getattr(answer, "shape", None)
+    if shape != (images, 10):
+        found = f"the shape {tuple(shape)}" if shape else f"a {type(answer).__name__}"
+        raise UserError(f"the network answers a batch of {images} images with {found}; "
+                        f"it should be log-probabilities of shape ({images}, 10)")
+    return answer

@@ -9,7 +9,7 @@ def final_figures(model, train_loader, test_loader, log_probabilities):
     fitted = predict(model, plain).argmax(dim=1) == plain.labels
     labels, predicted = test_loader.labels.cpu(), log_probabilities.argmax(dim=1)
     return {"parameters": sum(p.numel() for p in model.parameters()),
-            "multiply_adds": layer_table.multiply_adds(model),
+            "multiply_adds": layer_table.multiply_adds(model, next(iter(test_loader))[0]),
             "train_accuracy_eval": 100 * fitted.sum().item() / len(fitted),
             "mistakes": [[i, labels[i].item(), predicted[i].item()]
                          for i in (predicted != labels).nonzero().flatten().tolist()]}

@@ -61,7 +61,9 @@ def test_layers_used_twice(capsys):
     rows, totals = table(Twice(), capsys)
     assert [name for name, *_ in rows] == ["Conv2d-1", "ReLU-2", "Conv2d-3", "ReLU-4"]
     assert totals["Total params"] == "9"  # counted once
-    assert layer_table.multiply_adds(Twice()) == 2 * 9 * 28 * 28  # computed twice
+    images = torch.zeros(5, 1, 28, 28)
+    assert layer_table.multiply_adds(Twice(), images) == 2 * 9 * 28 * 28  # computed twice, for each image
+    assert layer_table.multiply_adds(Twice(), images[..., :20]) == 2 * 9 * 28 * 20
 
 
 def test_no_parameters(capsys):
