@@ -115,7 +115,7 @@ def train(model, loader, optimizer, scheduler=None):
         return f"Loss={losses[batch_id]:.4f} Batch_id={batch_id} Accuracy={100 * correct.item() / seen:.2f}"
 
     # Shown on a terminal and in a notebook, and cleared after the epoch; the line printed below stays.
-    bar = tqdm(loader, leave=False, disable=None if sys.stdout.isatty() else "ipykernel" not in sys.modules,
+    bar = tqdm(loader, leave=False, disable=None if sys.stdout.isatty() else not hasattr(sys, "ps1"),
                dynamic_ncols=True, bar_format="{percentage:3.0f}%|{bar}| {desc} [{elapsed}<{remaining}]")
     with fast.layers(model):  # the same numbers to rounding, in less time
         for batch_id, (data, target) in enumerate(bar):

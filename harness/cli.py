@@ -27,8 +27,7 @@ class Terminated(KeyboardInterrupt):
 
 def in_notebook():
     """Whether a notebook's cell has called this: the command line is then its kernel's, and not ours."""
-    running = "IPython" in sys.modules and sys.modules["IPython"].get_ipython()  # None if merely imported
-    return bool(running) and not hasattr(sys.modules["__main__"], "__file__")
+    return hasattr(sys, "ps1") and not hasattr(sys.modules["__main__"], "__file__")  # ps1: there is a prompt
 
 
 def program():

@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 
-if "ipykernel" not in sys.modules:  # a notebook hands its backend on to processes where it is not installed
+if not hasattr(sys, "ps1"):  # a notebook hands its backend on to processes where it is not installed
     os.environ.pop("MPLBACKEND", None)
 import matplotlib
 from matplotlib.figure import Figure

@@ -48,7 +48,7 @@ class Run:
             options = " ".join(f"{name}={value}" for name, value in self.facts["arguments"].items())
             self.command = f"In a notebook, with {options}\n"
         else:  # a script that a notebook runs has sys.argv to itself
-            words = sys.argv if "ipykernel" in sys.modules else sys.orig_argv[1:]
+            words = sys.argv if hasattr(sys, "ps1") else sys.orig_argv[1:]
             self.command = f"$ python {shlex.join(words)}\n"
         self.start = time.perf_counter()
 
@@ -78,7 +78,8 @@ class Run:
 
     def __exit__(self, kind, error, traceback):
         if isinstance(error, KeyboardInterrupt):  # a second one must not cut off the first
-            self.exits.callback(signal.signal, signal.SIGINT, signal.getsignal(signal.SIGINT))
+            if hasattr(sys, "ps1"):  # a notebook or a prompt, which lives on
+                self.exits.callback(signal.signal, signal.SIGINT, signal.getsignal(signal.SIGINT))
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, signal.SIG_IGN)
         with self.exits:

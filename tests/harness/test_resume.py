@@ -434,13 +434,30 @@ def test_a_stopped_run_says_how_to_go_on(number, status, unstopped, data_dir, tm
     assert sorted(contents(tmp_path)) == ["step4_aug_lr.ckpt", "step4_aug_lr.log"]
 
     process = start(command(data_dir, tmp_path, "--resume"))
-    process.stdout.readline()  # and stopped again before it has got to where it was
+    while not process.stdout.readline().startswith("Going on after"):
+        assert process.poll() is None  # not before: a library that is being imported may swallow a signal
     process.send_signal(number)
     _, stderr = process.communicate(timeout=30)
     assert process.returncode == status, stderr
     assert "--resume goes on" in stderr and len(stderr.splitlines()) == 1
     assert run(*command(data_dir, tmp_path, "--resume")).returncode == 0
     assert figures(tmp_path) == figures(unstopped)
+
+
+def test_stopped_before_it_has_got_to_where_it_was(edited, tmp_path, monkeypatch, capsys):
+    start = "        for epoch in run"
+    stop = "        if args.resume: raise KeyboardInterrupt\n"
+    name = edited("step4_aug_lr", (LOOP, LOOP + KILLED), (start, stop + start))
+    arguments = [tmp_path / "out", name, "--epochs", 3]
+    with pytest.raises(RuntimeError, match="killed"):
+        train(*arguments)
+    monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)  # as at a prompt, which lives on
+    before = signal.getsignal(signal.SIGINT), contents(tmp_path / "out")
+    with pytest.raises(SystemExit, match="130"):
+        train(*arguments, "--resume")
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1 and "interrupted in epoch 1 of 3; the same command with --resume goes on" in said[0]
+    assert before == (signal.getsignal(signal.SIGINT), contents(tmp_path / "out"))
 
 
 def test_stopped_before_an_epoch_was_complete(data_dir, tmp_path):
