@@ -1,14 +1,14 @@
 """Our pipeline against the notebook pipeline, side by side: `make bench`.
 
-For each step, in turn ours, notebook, ours, notebook, ..., each measurement in a
-process of its own: seconds per training epoch (from a slice of one, after a few
-batches to warm up), seconds per test pass, peak resident memory, and seconds from
-the start of the process to the end of the first batch. Prints a table of medians
-with the ratio ours / notebook (of the medians, and from the lowest to the highest
-of the rounds), and writes all measurements to `bench/bench.json`.
+For each step, with all threads and with one, in turn ours, notebook, ours, notebook, ...,
+each measurement in a process of its own: seconds per training epoch (from a slice of one,
+after a few batches to warm up), seconds per test pass, peak resident memory, and seconds
+from the start of the process to the end of the first batch. Prints the processor and a
+table of medians with the ratio ours / notebook (of the medians, and from the lowest to the
+highest of the rounds), and writes all measurements to `bench/bench.json`.
 
-With `--size target` instead: the seconds of training that it takes to 99.4 %, by whole runs
-over seeds, of step 4 both ways and of step 5.
+With `--size target` instead: the seconds of training that it takes to 99.4 %, test passes
+not counted, by whole runs over seeds, of step 4 both ways, step 5 and step 6.
 """
 import concurrent.futures
 import contextlib
@@ -18,9 +18,9 @@ import itertools
 import json
 import multiprocessing
 import platform
+import re
 import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -34,21 +34,24 @@ STEPS = ("step1_basic", "step2_dropout", "step3_gap", "step4_aug_lr")
 # the runs in docs/runs. Step 4's schedule does not depend on their number, so its first epochs are those of
 # 15; step 5's does, so docs/runs/fast has runs of 2, 3 and 4.
 TO_TARGET = {
-    "step 4, notebook pipeline": ("benchmarks/notebook_era.py", "step4_aug_lr", "--epochs", "11"),
-    "step 4": ("step4_aug_lr.py", "--epochs", "10"),
-    "step 5": ("step5_beyond.py", "--epochs", "3", "--batch-size", "64"),
+    "step 4, notebook pipeline": ("notebook_era", "step4_aug_lr", "--epochs", "11"),
+    "step 4": ("step4_aug_lr", "--epochs", "10"),
+    "step 5": ("step5_beyond", "--epochs", "3", "--batch-size", "64"),
+    "step 6": ("step6_fast",),
 }
 
 FIGURES = {"epoch": "training epoch (s)", "test": "test pass (s)",
            "memory": "peak memory (MB)", "start": "to first batch (s)"}
 BATCH_SIZE, BATCHES = 128, 469  # 469 of them are an epoch
 WARM_UP = 10  # batches before the clock runs
-SIZES = {"full": (160, 5), "quick": (30, 2)}  # batches timed, rounds
+SIZES = {"full": (100, 5), "quick": (40, 2)}  # batches timed, rounds
 TARGET_SEEDS = (1, 2, 3)
 
 
-def measure(pipeline, step, batches, data_dir, started):
+def measure(pipeline, step, batches, data_dir, threads, started):
     """Run a slice of `step` in this process and return the figures; `started` is time.time() at its start."""
+    import torch
+    torch.set_num_threads(threads)
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         prepare = {"ours": ours, "notebook": notebook}[pipeline]
         model, optimizer, train, test, batch_slice, test_loader = prepare(step, data_dir)
@@ -93,11 +96,17 @@ def ours(step, data_dir):
             batch_slice, test_loader)
 
 
-def in_process_of_its_own(*arguments):
-    """What `measure` says in a fresh Python."""
-    started = time.time()
+def in_process_of_its_own(function, *arguments):
+    """What `function(*arguments)` returns in a fresh Python."""
     with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(measure, *arguments, started).result()
+        return pool.submit(function, *arguments).result()
+
+
+def processor():
+    """The name of this machine's processor, as far as its system tells."""
+    cpuinfo = Path("/proc/cpuinfo")
+    names = re.findall(r"^model name\s*: (.+)", cpuinfo.read_text() if cpuinfo.exists() else "", re.MULTILINE)
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def ratio(rounds, figure):
@@ -108,33 +117,47 @@ def ratio(rounds, figure):
 
 
 def table(measurements):
-    """A Markdown table of the `measurements`, step -> list of (ours, notebook); "all four" is their sum."""
-    lines = ["| what | step | ours | notebook | ratio | lowest to highest |",
-             "| --- | --- | ---: | ---: | ---: | ---: |"]
-    everything = dict(measurements)
-    rounds = [list(pairs) for pairs in zip(*measurements.values(), strict=True)]
-    everything["all four"] = [tuple({f: sum(pair[i][f] for pair in pairs) for f in FIGURES} for i in (0, 1))
-                              for pairs in rounds]
-    for figure, heading in FIGURES.items():
-        for step, pairs in everything.items():
-            if step == "all four" and figure in ("memory", "start"):
-                continue
+    """A Markdown table of the `measurements`, threads -> step -> list of (ours, notebook); "all four" is the
+    sum over the steps.
+    """
+    lines = ["| what | threads | step | ours | notebook | ratio | lowest to highest |",
+             "| --- | ---: | --- | ---: | ---: | ---: | ---: |"]
+    for figure, (threads, steps) in itertools.product(FIGURES, measurements.items()):
+        rows = dict(steps)
+        if figure in ("epoch", "test"):
+            rows["all four"] = [tuple({figure: sum(pair[i][figure] for pair in pairs)} for i in (0, 1))
+                                for pairs in zip(*steps.values(), strict=True)]
+        for step, pairs in rows.items():
             ours, notebook = (statistics.median(pair[i][figure] for pair in pairs) for i in (0, 1))
             middle, low, high = ratio(pairs, figure)
-            lines.append(f"| {heading} | {step} | {ours:.2f} | {notebook:.2f} | {middle:.2f} "
-                         f"| {low:.2f} to {high:.2f} |")
+            lines.append(f"| {FIGURES[figure]} | {threads} | {step} | {ours:.2f} | {notebook:.2f} "
+                         f"| {middle:.2f} | {low:.2f} to {high:.2f} |")
     return "\n".join(lines)
 
 
 def run_to_target(command, seed, data_dir):
-    """Train by `command` in a process of its own; returns the seconds of all epochs and the last accuracy."""
-    with tempfile.TemporaryDirectory() as folder:
-        where = ["--out", f"{folder}/run.json"] if "notebook" in command[0] else ["--out-dir", folder]
-        words = [sys.executable, str(ROOT / command[0]), *command[1:], "--seed", str(seed),
-                 f"--data-dir={data_dir}", *where]
-        subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
+    """Train by `command` in this process; returns the seconds in its train() and the last test accuracy."""
+    program, *options = command
+    # What trains: a step uses common's functions, the notebook pipeline its own.
+    functions = importlib.import_module("notebook_era" if program == "notebook_era" else "common")
+    train, seconds = functions.train, []
+
+    def timed(*arguments):
+        clock = time.perf_counter()
+        result = train(*arguments)
+        seconds.append(time.perf_counter() - clock)
+        return result
+
+    functions.train = timed
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        options += ["--seed", str(seed), f"--data-dir={data_dir}"]
+        if program == "notebook_era":
+            sys.argv = [program, *options, "--out", f"{folder}/run.json"]
+            functions.main()
+        else:
+            importlib.import_module(program).main([*options, "--out-dir", folder])
         history = json.loads(next(Path(folder).glob("*.json")).read_bytes())["history"]
-    return sum(epoch["seconds"] for epoch in history), history[-1]["test_accuracy"]
+    return sum(seconds), history[-1]["test_accuracy"]
 
 
 def target_table(measurements):
@@ -156,7 +179,7 @@ def main():
 
     parser = cli.Parser(__doc__)
     parser.add_argument("--size", choices=[*SIZES, "target"], default="full",
-                        help="full takes about seven minutes, quick two; target, to 99.4 %%, twenty")
+                        help="full takes about twelve minutes, quick three; target, to 99.4 %%, twenty")
     parser.add_argument("--out-dir", default="results", metavar="DIR", type=cli.folder,
                         help="folder for bench/bench.json")
     mnist.add_arguments(parser)
@@ -165,28 +188,28 @@ def main():
         mnist.load(args.data_dir, args.mirror)
     except cli.UserError as error:
         cli.fail(error)
+    all_threads = torch.get_num_threads()
+    print(f"{processor()}, torch {torch.__version__}")
     if args.size == "target":
         measurements = {what: [] for what in TO_TARGET}
         for seed, (what, command) in itertools.product(TARGET_SEEDS, TO_TARGET.items()):
-            measurements[what].append(run_to_target(command, seed, args.data_dir))
+            measurements[what].append(in_process_of_its_own(run_to_target, command, seed, args.data_dir))
             print(f"seed {seed}, {what}: {measurements[what][-1][0]:.1f} s, "
                   f"{measurements[what][-1][1]:.2f} %", flush=True)
-        table = target_table(measurements)
-        print(f"\n{torch.get_num_threads()} threads, torch {torch.__version__}\n\n{table}")
+        print(f"\n{all_threads} threads\n\n{target_table(measurements)}")
         return
     batches, rounds = SIZES[args.size]
-    measurements = {step: [] for step in STEPS}
-    for turn, step in itertools.product(range(rounds), measurements):
-        pair = [in_process_of_its_own(pipeline, step, batches, args.data_dir)
+    measurements = {threads: {step: [] for step in STEPS} for threads in dict.fromkeys((all_threads, 1))}
+    for turn, threads, step in itertools.product(range(rounds), measurements, STEPS):
+        pair = [in_process_of_its_own(measure, pipeline, step, batches, args.data_dir, threads, time.time())
                 for pipeline in ("ours", "notebook")]
-        measurements[step].append(pair)
-        print(f"round {turn + 1} of {rounds}, {step}: ours {pair[0]['epoch']:.1f} s an epoch, "
-              f"notebook {pair[1]['epoch']:.1f} s", flush=True)
+        measurements[threads][step].append(pair)
+        print(f"round {turn + 1} of {rounds}, {step}, threads {threads}: ours {pair[0]['epoch']:.1f} s "
+              f"an epoch, notebook {pair[1]['epoch']:.1f} s", flush=True)
 
-    machine = {"system": platform.platform(), "threads": torch.get_num_threads(),
+    machine = {"processor": processor(), "system": platform.platform(),
                "torch": torch.__version__, "python": platform.python_version()}
-    print(f"\nMedians of {rounds} rounds of {batches} batches, {machine['threads']} threads, "
-          f"torch {machine['torch']}\n\n{table(measurements)}")
+    print(f"\nMedians of {rounds} rounds of {batches} batches\n\n{table(measurements)}")
     path = Path(args.out_dir) / "bench" / "bench.json"  # in a folder of its own: it is no run for report.py
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as scratch:

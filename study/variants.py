@@ -3,6 +3,7 @@
     python -m study.variants step2_with_pooling --seed 1     # trains one with a network of its own
 """
 import importlib
+import math
 import re
 import sys
 from dataclasses import dataclass
@@ -121,7 +122,7 @@ def load_runs(paths, for_means=True):
     """The runs in the JSON files `paths`, as a list of dicts, and the number of files that hold no run.
 
     What is left out is named on stderr, with the reason. Where the runs are `for_means`, that includes dry
-    runs and those of another number of epochs than most have.
+    runs and those of another number of epochs than most have, where a step's default counts as one number.
     """
     runs, left_out, unreadable = {}, {}, 0
     for path in paths:
@@ -131,9 +132,13 @@ def load_runs(paths, for_means=True):
             left_out[path], unreadable = f"it is no finished run of a step: {error}", unreadable + 1
     if for_means:
         left_out |= {path: "it is a dry run" for path, run in runs.items() if run["arguments"]["dry_run"]}
-        epochs = {path: run["arguments"]["epochs"] for path, run in runs.items() if path not in left_out}
-        most = max(epochs.values(), key=lambda n: (list(epochs.values()).count(n), n), default=0)
-        left_out |= {path: f"it has {n} epochs, most have {most}" for path, n in epochs.items() if n != most}
+        usual = {step: VARIANTS[step].facts()["arguments"]["epochs"] for step in STEPS}
+        given = {path: run["arguments"]["epochs"] for path, run in runs.items() if path not in left_out}
+        lengths = {path: math.inf if n == usual.get(runs[path]["step"]) else n for path, n in given.items()}
+        most = max(lengths.values(), key=lambda n: (list(lengths.values()).count(n), n), default=0)
+        others = "their step's default" if most == math.inf else most
+        left_out |= {path: f"it has {given[path]} epochs, most have {others}"
+                     for path, length in lengths.items() if length != most}
     for path, why in left_out.items():
         cli.warn(f"left out: {path}: {why}")
     return [run for path, run in runs.items() if path not in left_out], unreadable

@@ -2,6 +2,7 @@
 import importlib
 import json
 import statistics
+import time
 
 import bench
 import notebook_era
@@ -60,23 +61,33 @@ def figures(epoch):
 def test_table_holds_medians_and_the_spread_of_the_rounds():
     rounds = [[figures(10), figures(20)], [figures(12), figures(40)], [figures(11), figures(22)]]
     assert bench.ratio(rounds, "epoch") == (11 / 22, 12 / 40, 0.5)
-    rows = bench.table({"a": rounds, "b": rounds}).splitlines()
-    assert "| training epoch (s) | a | 11.00 | 22.00 | 0.50 | 0.30 to 0.50 |" in rows
-    assert "| training epoch (s) | all four | 22.00 | 44.00 | 0.50 | 0.30 to 0.50 |" in rows
-    assert "| peak memory (MB) | b | 711.00 | 722.00 | 0.98 | 0.96 to 0.99 |" in rows
+    rows = bench.table({2: {"a": rounds, "b": rounds}, 1: {"a": rounds[:1], "b": rounds[:1]}}).splitlines()
+    assert "| training epoch (s) | 2 | a | 11.00 | 22.00 | 0.50 | 0.30 to 0.50 |" in rows
+    assert "| training epoch (s) | 2 | all four | 22.00 | 44.00 | 0.50 | 0.30 to 0.50 |" in rows
+    assert "| training epoch (s) | 1 | all four | 20.00 | 40.00 | 0.50 | 0.50 to 0.50 |" in rows
+    assert "| peak memory (MB) | 2 | b | 711.00 | 722.00 | 0.98 | 0.96 to 0.99 |" in rows
 
 
 @pytest.mark.parametrize("pipeline", ["ours", "notebook"])
 def test_a_measurement_trains_and_tests(pipeline, data_dir):
-    measured = bench.in_process_of_its_own(pipeline, "step4_aug_lr", 2, str(data_dir))
+    measured = bench.in_process_of_its_own(bench.measure, pipeline, "step4_aug_lr", 2, str(data_dir), 1,
+                                           time.time())
     assert measured.keys() == bench.FIGURES.keys()
     assert all(value > 0 for value in measured.values()) and measured["memory"] > 100
 
 
 def test_seconds_to_the_target(data_dir):
-    command = "step4_aug_lr.py", "--epochs", "2", "--dry-run"
-    seconds, accuracy = bench.run_to_target(command, 1, str(data_dir))
-    assert 0 < seconds < 60 and 0 <= accuracy <= 100
+    start = time.perf_counter()
+    seconds, accuracy = bench.in_process_of_its_own(
+        bench.run_to_target, ("step4_aug_lr", "--epochs", "2", "--dry-run"), 1, str(data_dir))
+    assert 0 < seconds < time.perf_counter() - start and 0 <= accuracy <= 100
+
+
+def test_the_processor_has_a_name():
+    assert bench.processor().strip() and "\n" not in bench.processor()
+
+
+def test_table_of_the_seconds_to_the_target():
     table = bench.target_table({"a": [(10.0, 99.4), (12.0, 99.5)]})
     assert "| a | 11.0 | 10.0 to 12.0 | 99.45 | 2 |" in table
 
