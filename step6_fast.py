@@ -1,4 +1,4 @@
-"""Step 6: 99.4 % in a few seconds of training: a cropped image, larger batches, and Muon.
+"""Step 6: 99.4 % in nine seconds of training: cropped images, larger batches, and Muon.
 
 Steps 1 to 4 reproduce S5, a short write-up of a course exercise, and step 5 goes on from there. This step
 asks another question: with the same budget of parameters, how soon can a network be at 99.4 %?
@@ -7,6 +7,27 @@ Target
     In the last epoch, at least 99.40 % of the test images on average over ten seeds, in at
     most 12 seconds of training on two cores, with fewer than 8,000 parameters. Everything
     here was chosen with --validate; the test set was opened once, for ten new seeds.
+
+Result (3 epochs; accuracies in percent, mean ± standard deviation over seeds)
+                      parameters    best train     best test    last train     last test
+    ours, 10 seeds         7,856  98.90 ± 0.04  99.46 ± 0.06  98.90 ± 0.04  99.46 ± 0.06
+
+    Training took 9.2 seconds (8.5 to 10.3) on both cores of an AMD EPYC virtual machine, the
+    test passes not counted (0.8 seconds each). A whole run took 17 to 21 seconds.
+
+Analysis
+    The target is reached. Seconds are what an image costs, times how often it is seen; both
+    were made smaller. The validation images showed what each element is worth (docs/search.md).
+    An image costs less because the border is cut off, which saves a seventh of the time and no
+    accuracy that we could see, because the warp is worked out for 25 points and not for 784
+    pixels, and because larger batches mean fewer calls for the same work.
+    It is seen less often: three times, where step 5 needs three epochs of batches of 64 for
+    99.43 %, and step 4 ten epochs. With batches of 256 there are only 705 updates, and each
+    has to count for more. Of the learning rates that we tried with SGD, 0.3 was the best, with
+    0.045 ± 0.043 points less accuracy than with Muon, which is undecided over six seeds, and a
+    loss higher by 0.0016 ± 0.0008.
+    Augmentation pays even in three epochs: without it, the loss is higher by 0.0050 ± 0.0014.
+    Whitened filters to start from, averaged weights and label smoothing brought nothing.
 """
 import math
 import time

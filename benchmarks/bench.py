@@ -179,7 +179,7 @@ def main():
 
     parser = cli.Parser(__doc__)
     parser.add_argument("--size", choices=[*SIZES, "target"], default="full",
-                        help="full takes about twelve minutes, quick three; target, to 99.4 %%, twenty")
+                        help="full takes about twenty minutes, quick four; target, to 99.4 %%, twenty")
     parser.add_argument("--out-dir", default="results", metavar="DIR", type=cli.folder,
                         help="folder for bench/bench.json")
     mnist.add_arguments(parser)

@@ -49,7 +49,7 @@ def figures(folder, step="step4_aug_lr"):
     run = json.loads((folder / f"{step}.json").read_text())
     history = [{key: value for key, value in epoch.items() if key != "seconds"} for epoch in run["history"]]
     log = (folder / f"{step}.log").read_text()
-    log = re.sub(r"Wall time: .*", "", log.split("\n", 2)[2]).replace(str(folder), "")
+    log = re.sub(r"(Wall time:|Training took) .*", "", log.split("\n", 2)[2]).replace(str(folder), "")
     return history, log, (folder / f"{step}.pt").read_bytes()
 
 
@@ -114,7 +114,7 @@ def test_the_same_command_on_two_threads(data_dir, tmp_path):
     assert figures(tmp_path / "once") == figures(tmp_path / "again")
 
 
-@pytest.mark.parametrize("step", ["step1_basic", "step4_aug_lr", "step5_beyond"])
+@pytest.mark.parametrize("step", ["step1_basic", "step4_aug_lr", "step5_beyond", "step6_fast"])
 def test_the_same_command_gives_the_same_figures_and_weights(step, few_images, tmp_path):
     def make(name, seed):
         train(tmp_path / name, step, "--device", "cpu", "--epochs", 2, "--seed", seed)
@@ -310,6 +310,11 @@ def test_step_5_killed_after_its_last_epoch_still_says_what_one_look_gives(line,
     assert_resumes(name, tmp_path, epochs=2)
     log = (tmp_path / "killed" / f"{name}.log").read_text()
     assert len(re.findall("Without test-time augmentation:\nTest set: Average loss", log)) == 1
+
+
+def test_step_6_resumes_with_its_own_optimizer(edited, tmp_path):
+    line = "            augment.progress = epoch / args.epochs\n"
+    assert_resumes(edited("step6_fast", (line, KILLED + line)), tmp_path)
 
 
 def test_an_epoch_without_its_figures_is_the_programmers_mistake(edited, tmp_path):

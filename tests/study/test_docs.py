@@ -15,7 +15,8 @@ from study.tables import markdown
 from study.variants import LADDER, ROOT, VARIANTS, WIDTHS, by_variant, load_runs, sweep_files
 
 RUNS = ROOT / "docs" / "runs"
-STEPS = (*LADDER, "step5_beyond")
+STEPS = (*LADDER, "step5_beyond", "step6_fast")
+SEEDS = {"step5_beyond": range(21, 31), "step6_fast": range(41, 51)}  # 1 to 5 for the others
 README = (ROOT / "README.md").read_text()
 
 
@@ -44,10 +45,10 @@ def rows(text):
 def test_every_variant_ran_over_its_seeds_with_the_code_of_now(found):
     for name in {*STEPS, *(name for name in VARIANTS if found[name])}:
         variant, facts = VARIANTS[name], VARIANTS[name].facts()
-        seeds = range(1, 6) if variant.step in LADDER else range(21, 31)
-        assert sorted(found[name]) == list(seeds), name
+        assert sorted(found[name]) == list(SEEDS.get(name, range(1, 6))), name
         for seed, one in found[name].items():
-            assert one["recipe"] == facts["recipe"] and len(one["history"]) == 15, (name, seed)
+            assert one["recipe"] == facts["recipe"], (name, seed)
+            assert len(one["history"]) == facts["arguments"]["epochs"], (name, seed)
             assert variant.matches(one, variant.facts("--seed", str(seed)))
     assert {name for claim in CLAIMS for part in claim.parts for name in (part.a, part.b)
             if isinstance(name, str)} <= {name for name in found if found[name]}
@@ -100,6 +101,20 @@ def test_step_5_in_docs(found):
         assert [seeds, augmented, mean_sd(values), f"{min(values):.2f}", f"{max(values):.2f}"] in rows(text)
     docstring = " ".join(ast.get_docstring(ast.parse((ROOT / "step5_beyond.py").read_text())).split())
     assert f"without test-time augmentation {mean_sd(without)}" in docstring
+
+
+def test_step_6_in_docs(found):
+    runs = found["step6_fast"].values()
+    assert {one["threads"] for one in runs} == {2}
+    logs = [(RUNS / f"seed{seed}" / "step6_fast.log").read_text() for seed in SEEDS["step6_fast"]]
+    seconds = [float(re.findall(r"Training took ([\d.]+) s for 3 epochs", log)[0]) for log in logs]
+    assert statistics.fmean(last_tests(runs)) >= 99.4 and statistics.fmean(seconds) <= 12
+    took = f"{statistics.fmean(seconds):.1f} seconds", f"({min(seconds)} to {max(seconds)})"
+    docstring = " ".join(ast.get_docstring(ast.parse((ROOT / "step6_fast.py").read_text())).split())
+    assert " ".join(took) in docstring
+    text = " ".join((ROOT / "docs" / "beyond.md").read_text().split())
+    for figure in (f"{statistics.fmean(last_tests(runs)):.3f} %", *took):
+        assert figure in text
 
 
 def test_the_frontier_in_docs():
