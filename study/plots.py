@@ -7,13 +7,13 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from harness.plots import DARK, GREY, LIGHT, accuracy_axis, drawing, epoch_axis
 from harness.record import TARGET
 
-# From light to dark along the ladder, each with a mark of its own, for greyscale too.
+# From light to dark along the ladder up to step 5, each with a mark of its own, for greyscale too.
 STYLES = [("#e8a33d", "s", ":"), ("#d1603d", "^", "-."), ("#4f7fb5", "D", "--"), ("#14265c", "o", "-"),
-          ("#000000", "v", (0, (6, 2)))]
+          ("#000000", "v", (0, (6, 2))), ("#3a9d6e", "P", (0, (4, 1, 1, 1)))]
 
 
 def styled(names):
-    """Each of `names` with keywords for its line; from the sixth on the styles repeat."""
+    """Each of `names` with keywords for its line; from the seventh on the styles repeat."""
     return ((name, {"color": color, "marker": marker, "linestyle": linestyle})
             for name, (color, marker, linestyle) in zip(names, itertools.cycle(STYLES)))  # noqa: B905
 
