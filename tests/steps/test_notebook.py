@@ -90,7 +90,7 @@ def test_bar(notebook):
 
 def test_bad_arguments_are_one_line(notebook):
     said = printed(notebook[0]["bad arguments"], "stderr").splitlines()
-    assert said[0] == "notebook: error: argument --lr: '0' is not a number above 0"
+    assert said[0] == "notebook: error: argument --lr: '0' is not a number above 0, and at most 3.4e38"
 
 
 def test_a_script_that_is_run_has_a_head_that_repeats_it(notebook, data_dir):

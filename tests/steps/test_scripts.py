@@ -186,6 +186,7 @@ def test_a_step_imported_and_called(data_dir, tmp_path):
     (["--lr", "-0.1"], ["--lr"]),
     (["--lr", "nan"], ["--lr"]),
     (["--lr", "inf"], ["--lr"]),
+    (["--lr", "1e39"], ["--lr"]),
     (["--dropout", "1"], ["--dropout"]),
     (["--dropout", "-0.1"], ["--dropout"]),
     (["--rotation", "nan"], ["--rotation"]),
