@@ -1,5 +1,6 @@
 """The tables and figures of README, docs/ and docstrings are those of the runs in docs/runs."""
 import ast
+import json
 import re
 import shutil
 import statistics
@@ -115,6 +116,21 @@ def test_step_6_in_docs(found):
     text = " ".join((ROOT / "docs" / "beyond.md").read_text().split())
     for figure in (f"{statistics.fmean(last_tests(runs)):.3f} %", *took):
         assert figure in text
+
+
+def test_the_same_experiment_as_in_the_notebooks():
+    text, again = (ROOT / "docs" / "speed.md").read_text(), []
+    for path in (RUNS / "step4_again").glob("seed*/step4_aug_lr.json"):
+        again.append(json.loads(path.read_text()))
+        assert again[-1]["recipe"] == VARIANTS["step4_aug_lr"].facts()["recipe"]
+    notebook = [json.loads(path.read_text()) for path in (RUNS / "notebook").glob("*.json")]
+    assert {one["arguments"]["seed"] for one in again} == {one["seed"] for one in notebook} == set(range(1, 6))
+    for what, of in (("last test", lambda history: history[-1]["test_accuracy"]),
+                     ("best test", lambda history: max(epoch["test_accuracy"] for epoch in history)),
+                     ("last train", lambda history: history[-1]["train_accuracy"])):
+        values = [[of(one["history"]) for one in runs] for runs in (again, notebook)]
+        cells = [f"{statistics.fmean(a):.3f} ± {statistics.stdev(a) / 5 ** 0.5:.3f}" for a in values]
+        assert f"| {what} accuracy | {' | '.join(cells)} |" in text
 
 
 def test_the_frontier_in_docs():
