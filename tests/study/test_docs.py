@@ -124,7 +124,8 @@ def test_the_same_experiment_as_in_the_notebooks():
         again.append(json.loads(path.read_text()))
         assert again[-1]["recipe"] == VARIANTS["step4_aug_lr"].facts()["recipe"]
     notebook = [json.loads(path.read_text()) for path in (RUNS / "notebook").glob("*.json")]
-    assert {one["arguments"]["seed"] for one in again} == {one["seed"] for one in notebook} == set(range(1, 6))
+    seeds = {one["arguments"]["seed"] for one in again}
+    assert seeds == {one["seed"] for one in notebook} == set(range(1, 6))
     for what, of in (("last test", lambda history: history[-1]["test_accuracy"]),
                      ("best test", lambda history: max(epoch["test_accuracy"] for epoch in history)),
                      ("last train", lambda history: history[-1]["train_accuracy"])):
