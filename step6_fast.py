@@ -18,16 +18,18 @@ Result (3 epochs; accuracies in percent, mean ± standard deviation over seeds)
 Analysis
     The target is reached. Seconds are what an image costs, times how often it is seen; both
     were made smaller. The validation images showed what each element is worth (docs/search.md).
-    An image costs less because the border is cut off, which saves a seventh of the time and no
-    accuracy that we could see, because the warp is worked out for 25 points and not for 784
-    pixels, and because larger batches mean fewer calls for the same work.
-    It is seen less often: three times, where step 5 needs three epochs of batches of 64 for
-    99.43 %, and step 4 ten epochs. With batches of 256 there are only 705 updates, and each
-    has to count for more. Of the learning rates that we tried with SGD, 0.3 was the best, with
-    0.045 ± 0.043 points less accuracy than with Muon, which is undecided over six seeds, and a
-    loss higher by 0.0016 ± 0.0008.
-    Augmentation pays even in three epochs: without it, the loss is higher by 0.0050 ± 0.0014.
-    Whitened filters to start from, averaged weights and label smoothing brought nothing.
+    An image costs less for three reasons. The border is cut off, which saves a seventh of the
+    time, and costs no accuracy that two seeds would show. The warp is worked out for 25 points
+    and not for 784 pixels. Larger batches need fewer calls for the same work.
+    An image is seen only three times, where step 4 needs ten epochs for 99.4 %. Step 5's
+    network needs three as well, but with batches of 64, which take twice as long. Batches of
+    256 mean only 705 updates, so each has to count for more. For that there is Muon. Of the
+    learning rates that we tried with SGD, 0.3 was the best; its accuracy was lower than Muon's
+    by 0.045 ± 0.043 points over six seeds, which is undecided, its loss higher by 0.0016 ±
+    0.0008.
+    Augmentation seems to pay even in three epochs: without it, the loss of two seeds was
+    higher by 0.0050 ± 0.0014. Whitened filters to start from, averaged weights and label
+    smoothing showed no gain, over one or two seeds each.
 """
 import math
 import time
@@ -136,9 +138,9 @@ class Muon(optim.Optimizer):
     """SGD with Nesterov momentum that makes the updates of some weights orthogonal: Muon, by Keller Jordan.
 
     The gradient of a convolution, as a matrix with a row for each filter, mostly points in a few directions
-    that all filters share. An orthogonal update goes equally far in all directions, so that a network also
-    learns early what only few images show. Parameter groups with `orthogonal=True` are updated in this way,
-    the others as torch's SGD does it. See https://kellerjordan.github.io/posts/muon/.
+    that all filters share. An orthogonal update goes equally far in all directions, the rare ones too, which
+    is how its author explains that it learns faster. Parameter groups with `orthogonal=True` are updated in
+    this way, the others as torch's SGD does it. See https://kellerjordan.github.io/posts/muon/.
     """
 
     def __init__(self, params, lr, momentum):
