@@ -1,4 +1,4 @@
-"""torch's layers, computed faster on a CPU inside a `with` block, and restored after it.
+"""torch's layers, computed faster on a CPU inside a `with` block; the layers are restored after it.
 
 In the block `with fast.layers(model):` convolutions keep their weights channels-last, the memory layout in
 which they and pooling are fastest; batch norm and dropout are computed by the functions below. The layers
@@ -95,8 +95,8 @@ def batch_norm(layer, x):
 
     torch goes through channels-last images pixel by pixel. Eight or ten channels are too few for vector
     instructions, and the sums of its threads then lie so close together that they contend for one cache
-    line. So sixteen pixels at a time are handed to torch's functions as if they were one with sixteen times
-    the channels. Few pixels, and channels that fill whole cache lines, are left to torch's own call.
+    line. So sixteen pixels at a time are handed to torch's functions as if they were one pixel with sixteen
+    times the channels. Few pixels, and channels that fill whole cache lines, are left to torch's own call.
     """
     if not (layer.training and _plain(x) and x.is_contiguous(memory_format=torch.channels_last)
             and x.shape[1] % 16 and x.numel() > 4096 * x.shape[1]):
