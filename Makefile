@@ -120,7 +120,7 @@ report: $(READY)
 data: $(READY)
 	$(PYTHON) -m harness.mnist --data-dir=$(DATA) $(ARGS)
 
-## bench       measure ours against the notebook pipeline (twenty minutes; BENCH=quick: four; BENCH=target: to 99.4 %)
+## bench       measure ours against the notebook pipeline (twelve minutes; BENCH=quick: three; BENCH=target: to 99.4 %)
 bench: $(READY)
 	$(PYTHON) benchmarks/bench.py $(FOLDERS) $(if $(BENCH),--size $(BENCH))
 
