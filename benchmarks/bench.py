@@ -18,7 +18,6 @@ import itertools
 import json
 import multiprocessing
 import platform
-import re
 import resource
 import statistics
 import sys
@@ -102,13 +101,6 @@ def in_process_of_its_own(function, *arguments):
         return pool.submit(function, *arguments).result()
 
 
-def processor():
-    """The name of this machine's processor, as far as its system tells."""
-    cpuinfo = Path("/proc/cpuinfo")
-    names = re.findall(r"^model name\s*: (.+)", cpuinfo.read_text() if cpuinfo.exists() else "", re.MULTILINE)
-    return names[0] if names else platform.processor() or platform.machine()
-
-
 def ratio(rounds, figure):
     """Ours / notebook of one figure over `rounds`, pairs of measurements: of the medians, lowest, highest."""
     ours, notebook = ([pair[i][figure] for pair in rounds] for i in (0, 1))
@@ -174,7 +166,7 @@ def target_table(measurements):
 def main():
     import torch  # all of these here, or every process measured would import them before its clock
 
-    from harness import cli, mnist
+    from harness import cli, mnist, record
     from harness.files import atomic_write
 
     parser = cli.Parser(__doc__)
@@ -189,7 +181,7 @@ def main():
     except cli.UserError as error:
         cli.fail(error)
     all_threads = torch.get_num_threads()
-    print(f"{processor()}, torch {torch.__version__}")
+    print(f"{record.processor()}, torch {torch.__version__}")
     if args.size == "target":
         measurements = {what: [] for what in TO_TARGET}
         for seed, (what, command) in itertools.product(TARGET_SEEDS, TO_TARGET.items()):
@@ -207,7 +199,7 @@ def main():
         print(f"round {turn + 1} of {rounds}, {step}, threads {threads}: ours {pair[0]['epoch']:.1f} s "
               f"an epoch, notebook {pair[1]['epoch']:.1f} s", flush=True)
 
-    machine = {"processor": processor(), "system": platform.platform(),
+    machine = {"processor": record.processor(), "system": platform.platform(),
                "torch": torch.__version__, "python": platform.python_version()}
     print(f"\nMedians of {rounds} rounds of {batches} batches\n\n{table(measurements)}")
     path = Path(args.out_dir) / "bench" / "bench.json"  # in a folder of its own: it is no run for report.py

@@ -8,8 +8,10 @@ import json
 import math
 import os
 import platform
+import re
 import subprocess
 import textwrap
+from pathlib import Path
 
 import torch
 
@@ -33,7 +35,7 @@ def facts(script, code, net, args, published):
             "arguments": plain(args), "recipe": recipe(code, net), "commit": commit(script.resolve().parent),
             "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
             "device": str(args.device), "threads": torch.get_num_threads(),
-            "machine": f"{platform.platform()}, {os.cpu_count()} cores",
+            "machine": f"{processor()}, {os.cpu_count()} cores, {platform.platform()}",
             "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
             "published": published}
 
@@ -81,6 +83,13 @@ def _canonical(node):
     inside = " ".join(f"{name}={_canonical(value)}" for name, value in sorted(fields.items())
                       if value is not None and value != [])
     return f"({type(node).__name__} {inside})"
+
+
+def processor():
+    """The name of this machine's processor, as far as its system tells."""
+    cpuinfo = Path("/proc/cpuinfo")
+    names = re.findall(r"^model name\s*: (.+)", cpuinfo.read_text() if cpuinfo.exists() else "", re.MULTILINE)
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def commit(folder):

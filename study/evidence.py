@@ -1,14 +1,21 @@
-"""How a claim is judged: means over seeds, their 95 % intervals, and verdicts by rule."""
+"""Is one recipe better than another? Differences over pairs of seeds, their intervals, and verdicts by rule."""
+import functools
+import itertools
 import math
 import statistics
 from dataclasses import dataclass
 
+import numpy as np
 from scipy import stats
 
 from harness.record import TARGET, best
 
-CONFIDENCE = 0.95
-HOLDS, FAILS, UNDECIDED = "holds", "does not hold", "undecided"
+# A comparison is judged after so many pairs, each time by its 99 % interval, until there is a verdict: whoever
+# looks seven times at 95 % intervals finds a difference between equals in one comparison of six. With 99 %
+# all looks together are wrong in one of twenty at most (simulate() counts).
+LOOKS = (4, 6, 9, 13, 18, 24, 48)
+LEVEL = 0.01
+HOLDS, FAILS, NO_DIFFERENCE, UNDECIDED = "holds", "does not hold", "no difference that matters", "undecided"
 
 
 def mean_and_error(values):
@@ -17,29 +24,33 @@ def mean_and_error(values):
     return statistics.fmean(values), error
 
 
-def interval(values):
-    """The 95 % confidence interval (low, high) of the mean of `values`; None for one value.
+def interval(values, level=LEVEL):
+    """The confidence interval (low, high) of the mean of `values`, wrong with probability `level`.
 
-    Student, "The probable error of a mean", Biometrika 6 (1908).
+    Student, "The probable error of a mean", Biometrika 6 (1908); of True and False, Wilson's score interval
+    of their share (E. B. Wilson, "Probable inference, the law of succession, and statistical inference",
+    JASA 22, 1927). None where there are not two values.
     """
-    mean, error = mean_and_error(values)
-    if error is None:
+    n = len(values)
+    if n < 2:
         return None
-    half = stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * error
+    if type(values[0]) is bool:
+        share = stats.binomtest(sum(values), n).proportion_ci(1 - level, method="wilson")
+        return share.low, share.high
+    mean, half = np.mean(values), _quantile(level, n) * np.std(values, ddof=1) / math.sqrt(n)
     return mean - half, mean + half
 
 
-def share_interval(hits, n):
-    """The 95 % interval of a share of which `hits` in `n` were seen: Wilson's score interval, (low, high).
+@functools.cache
+def _quantile(level, n):
+    return stats.t.ppf(1 - level / 2, n - 1)
 
-    E. B. Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22 (1927).
+
+def judge(bounds, wanted, than, margin=0.0):
+    """The verdict on "it is more (less) than `than`", or "within" it, given the interval `bounds` or None.
+
+    There is no difference that matters where the whole interval lies within `margin` of `than`.
     """
-    bounds = stats.binomtest(hits, n).proportion_ci(CONFIDENCE, method="wilson")
-    return bounds.low, bounds.high
-
-
-def judge(bounds, wanted, than):
-    """The verdict on "it is more (less) than `than`", or "within" it, given the interval `bounds` or None."""
     if bounds is None:
         return UNDECIDED
     low, high = bounds
@@ -49,44 +60,108 @@ def judge(bounds, wanted, than):
         holds, fails = high < than, low > than
     else:
         holds, fails = low > than, high < than
-    return HOLDS if holds else FAILS if fails else UNDECIDED
+    if holds or fails:
+        return HOLDS if holds else FAILS
+    return NO_DIFFERENCE if than - margin < low and high < than + margin else UNDECIDED
+
+
+def decide(values, wanted, than, margin, level=LEVEL):
+    """Judge `values`, in the order of their seeds, at each of LOOKS that they reach, until there is a verdict.
+
+    Returns how many values the last look had, their interval, and the verdict; before the first look, those
+    of all values, and undecided.
+    """
+    looks = [n for n in LOOKS if n <= len(values)]
+    if not looks:
+        return len(values), interval(values, level), UNDECIDED
+    for n in looks:
+        bounds = interval(values[:n], level)
+        verdict = judge(bounds, wanted, than, margin)
+        if verdict != UNDECIDED:
+            break
+    return n, bounds, verdict
+
+
+def simulate(difference, spread, margin, trials=2000, most=24):
+    """What decide() would say, were the true difference known: verdict -> share of `trials`, median of pairs,
+    and the share in which some look's interval misses the truth, decided or not.
+
+    `spread` is the standard deviation of one pair's difference. At most `most` pairs are taken.
+    """
+    rng, verdicts, pairs, missed = np.random.default_rng(0), [], [], 0
+    for values in rng.normal(difference, spread, (trials, most)):
+        n, _, verdict = decide(values, "more", 0, margin)
+        verdicts.append(verdict)
+        pairs.append(n)
+        intervals = [interval(values[:n]) for n in LOOKS if n <= most]
+        missed += any(not low <= difference <= high for low, high in intervals)
+    shares = {verdict: verdicts.count(verdict) / trials for verdict in (HOLDS, FAILS, NO_DIFFERENCE, UNDECIDED)}
+    return shares, statistics.median(pairs), missed / trials
 
 
 def all_of(verdicts):
     """The verdict on a claim that holds if all its parts do."""
-    return FAILS if FAILS in verdicts else HOLDS if set(verdicts) == {HOLDS} else UNDECIDED
+    for verdict in (FAILS, NO_DIFFERENCE):
+        if verdict in verdicts:
+            return verdict
+    return HOLDS if set(verdicts) == {HOLDS} else UNDECIDED
 
 
-def last_test(run):
+def last_epochs(figure, n=5):
+    """A measure of a run: the mean of `figure(epoch)` over its last `n` epochs."""
+    return lambda run: statistics.fmean(figure(epoch) for epoch in run["history"][-n:])
+
+
+def last(run):
     return run["history"][-1]["test_accuracy"]
 
 
+def fluctuation(run):
+    """The mean change of test accuracy, up or down, from one epoch to the next, over the last ten."""
+    accuracies = [epoch["test_accuracy"] for epoch in run["history"][-11:]]
+    return statistics.fmean(abs(b - a) for a, b in itertools.pairwise(accuracies))
+
+
 MEASURES = {
-    "test": last_test,
+    "last5": last_epochs(lambda epoch: epoch["test_accuracy"]),
+    "last": last,
+    "loss": last_epochs(lambda epoch: epoch["test_loss"]),
     "best test": lambda run: best(run["history"], "test_accuracy")["test_accuracy"],
     "best training": lambda run: best(run["history"], "train_accuracy")["train_accuracy"],
-    "gap": lambda run: run["history"][-1]["train_accuracy"] - last_test(run),
-    "gap, eval": lambda run: run["train_accuracy_eval"] - last_test(run),
-    "spread": lambda run: statistics.stdev(e["test_accuracy"] for e in run["history"][-5:]),
+    "gap": last_epochs(lambda epoch: epoch["train_accuracy"] - epoch["test_accuracy"]),
+    "gap, eval": lambda run: run["train_accuracy_eval"] - last(run),
+    "fluctuation": fluctuation,
     "last three epochs at the target":
         lambda run: min(e["test_accuracy"] for e in run["history"][-3:]) >= TARGET,
-    "last epoch at the target": lambda run: last_test(run) >= TARGET,
+    "last epoch at the target": lambda run: last(run) >= TARGET,
 }
+# What does not matter: 0.05 points of accuracy are five test images, and as much as two seeds of one recipe
+# differ by. 0.002 nats are what 0.05 points come to between the steps. A fluctuation of 0.02 points is that of
+# step 4's last epochs.
+MARGINS = {"loss": 0.002, "fluctuation": 0.02} | dict.fromkeys(
+    ("last5", "last", "best test", "best training", "gap", "gap, eval"), 0.05)
 
 RULE = """\
-Accuracies are in percent and of the last epoch, unless marked "best"; differences are in
-points. "gap" is training minus test accuracy: as printed (taken during the epoch, on rotated
-and dropped-out images, by weights that are still changing) or, where it says "eval", by the final
-weights in eval mode on the plain training images. "spread" is the standard deviation of the test
-accuracy over the last five epochs, "at the target" at or above 99.40. ± is the standard error
-of a mean over n seeds. In brackets is the 95 % interval of the difference, by Student's t from
-the differences paired by seed; that of a share is Wilson's.
+Accuracies are in percent, differences in points. "last5" is test accuracy, the mean of the last
+five epochs; "loss" that of the test loss, in nats. "gap" is training minus test accuracy: as
+printed (taken during the epoch, on rotated and dropped-out images, by weights that are still
+changing; the mean of the last five epochs) or, where it says "eval", by the final weights in eval
+mode on the plain training images. "fluctuation" is the mean change of test accuracy from one epoch
+to the next, over the last ten; "at the target" is at or above 99.40. ± is the standard error of a
+mean over n seeds. In brackets is the 99 % interval of the difference, by Student's t from the
+differences paired by seed; that of a share is Wilson's.
 
-A claim of "more" ("less") than x holds if all of the interval lies above (below) x, does not
-hold if all of it lies on the other side, and is undecided otherwise. A claim of "within x"
-holds if all of the interval lies between -x and x, does not hold if all of it lies beyond one
-of them. A claim of several parts holds if all of them do, and does not hold if one does not.
-There is no correction for multiple comparisons: one interval in twenty is expected to miss."""
+A comparison is judged after 4, 6, 9, 13, 18, 24 and 48 pairs, until there is a verdict; n is the
+number of pairs that it took. At each look, "more" ("less") than x holds if all of the interval
+lies above (below) x, and does not hold if all of it lies on the other side. If it lies on
+neither side but within a margin of x, there is no difference that matters; the margin is 0.05 points
+of accuracy, 0.02 of fluctuation, 0.002 nats of loss. "Within x" holds if all of the interval
+lies between -x and x, and does not hold if all of it lies beyond one of them. Otherwise it is
+undecided. A claim of several parts holds if all of them do, and does not hold if one does not.
+
+All looks together are wrong in at most one comparison of twenty. Fourteen claims are fourteen
+chances to be wrong: Holm's correction keeps the chance that any of them is at one in twenty. A
+verdict that does not survive it is marked."""
 
 
 @dataclass
@@ -94,31 +169,36 @@ class Part:
     """One comparison: MEASURES[`measure`] of variant `a` minus that of `b`, which is a variant, or a number.
 
     `wanted` is more, less or within, and `than` the threshold. A measure that is true or false is a share of
-    seeds, and is itself compared with `than`.
+    seeds, and is itself compared with `than`. Differences up to `margin` do not matter; by default that of
+    MARGINS.
     """
     measure: str
     a: str
     b: object = None
     wanted: str = "more"
     than: float = 0.0
+    margin: float = None
 
-    def result(self, found):
-        """What came of it in the runs `found` (variant -> seed -> run), a dict; None if no seed has both."""
-        def values(name):
-            return {seed: MEASURES[self.measure](run) for seed, run in found[name].items()
-                    if len(run["history"]) >= 5}
+    def result(self, found, level=LEVEL):
+        """What came of it in the runs `found` (variant -> seed -> run), a dict; None if no seed has both.
 
-        a = values(self.a)
-        b = values(self.b) if isinstance(self.b, str) else dict.fromkeys(a, self.b or 0)
-        seeds = sorted(a.keys() & b.keys())
+        The two runs of a pair come from one machine: others round differently.
+        """
+        runs = found[self.a]
+        others = found[self.b] if isinstance(self.b, str) else runs
+        seeds = [seed for seed in sorted(runs.keys() & others.keys())
+                 if runs[seed]["machine"] == others[seed]["machine"]]
         if not seeds:
             return None
-        a, b = [a[seed] for seed in seeds], [b[seed] for seed in seeds]
-        differences = [x - y for x, y in zip(a, b, strict=True)]
+        measure = MEASURES[self.measure]
+        a = [measure(runs[seed]) for seed in seeds]
+        b = [measure(others[seed]) if isinstance(self.b, str) else self.b or 0 for seed in seeds]
         share = type(a[0]) is bool
-        bounds = share_interval(sum(a), len(a)) if share else interval(differences)
-        return {"n": len(seeds), "a": a, "b": b, "share": share, "difference": statistics.fmean(differences),
-                "bounds": bounds, "verdict": judge(bounds, self.wanted, self.than)}
+        values = a if share else [x - y for x, y in zip(a, b, strict=True)]
+        margin = MARGINS.get(self.measure, 0) if self.margin is None else self.margin
+        n, bounds, verdict = decide(values, self.wanted, self.than, margin, level)
+        return {"n": n, "a": a[:n], "b": b[:n], "share": share, "values": values,
+                "difference": statistics.fmean(values[:n]), "bounds": bounds, "verdict": verdict}
 
     def question(self):
         """What is compared, in words."""
@@ -135,10 +215,27 @@ class Claim:
     parts: list
     by_eval: list = None
 
-    def verdict(self, found, parts=None):
+    def verdict(self, found, parts=None, level=LEVEL):
         """The verdict on all of `parts`, by default those by the measure as printed."""
-        results = [part.result(found) for part in parts or self.parts]
+        results = [part.result(found, level) for part in parts or self.parts]
         return all_of([result["verdict"] if result else UNDECIDED for result in results])
+
+
+def corrected(questions, found):
+    """The verdicts on `questions`, pairs of a claim and its parts, with Holm's correction.
+
+    Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of Statistics 6
+    (1979): of k open questions those count as decided that are at a level k times as strict, and the rest is
+    then judged as if there were no others.
+    """
+    verdicts = [UNDECIDED] * len(questions)
+    while k := verdicts.count(UNDECIDED):
+        now = [claim.verdict(found, parts, LEVEL / k) if verdict == UNDECIDED else verdict
+               for verdict, (claim, parts) in zip(verdicts, questions, strict=True)]
+        if now == verdicts:
+            break
+        verdicts = now
+    return verdicts
 
 
 def table_rows(claims, found):
@@ -180,11 +277,18 @@ def cells(part, result):
 
 
 def verdict_rows(claims, found):
-    """The rows of a short table: each claim and its verdict, by both measures where they disagree."""
-    rows = [["", "claim", "verdict"]]
-    for number, claim in enumerate(claims, start=1):
-        verdict = claim.verdict(found)
-        other = claim.verdict(found, claim.by_eval)
-        rows.append([str(number), claim.sentence, verdict if other == verdict else
-                     f"{verdict} as printed, {other} in eval mode"])
+    """The rows of a short table: each claim and its verdict, by both measures where they disagree.
+
+    A verdict that Holm's correction does not leave is marked.
+    """
+    rows, columns = [["", "claim", "verdict"]], []
+    for by in ("parts", "by_eval"):
+        questions = [(claim, getattr(claim, by) or claim.parts) for claim in claims]
+        strict = corrected(questions, found)
+        columns.append([verdict + f" ({other} with Holm's correction)" * (other != verdict)
+                        for verdict, other in ((claim.verdict(found, parts), other)
+                                               for (claim, parts), other in zip(questions, strict, strict=True))])
+    for number, (claim, printed, by_eval) in enumerate(zip(claims, *columns, strict=True), start=1):
+        rows.append([str(number), claim.sentence, printed if printed == by_eval else
+                     f"{printed} as printed, {by_eval} in eval mode"])
     return rows

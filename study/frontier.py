@@ -10,7 +10,7 @@ import sys
 from harness import cli
 from harness.record import TARGET
 from study import plots
-from study.evidence import MEASURES
+from study.evidence import last
 from study.tables import markdown
 from study.variants import LADDER, WIDTHS, by_variant, load_runs, sweep_files
 
@@ -20,7 +20,7 @@ def by_size(runs):
     sizes = {}
     for seeds in by_variant(runs, WIDTHS)[0].values():
         for run in seeds.values():
-            sizes.setdefault(run["parameters"], []).append(MEASURES["test"](run))
+            sizes.setdefault(run["parameters"], []).append(last(run))
     return dict(sorted(sizes.items()))
 
 
@@ -52,7 +52,7 @@ def main():
     ladder = {step: list(found[step].values()) for step in LADDER if found[step]}
     print(markdown(table_rows(sizes)), smallest(sizes), sep="\n")
     plots.frontier(folder / "frontier.png", sizes, {
-        step: (runs[0]["parameters"], [MEASURES["test"](run) for run in runs],
+        step: (runs[0]["parameters"], [last(run) for run in runs],
                runs[0]["published"]["best_test_accuracy"]) for step, runs in ladder.items()})
     print(f"Written: {folder / 'frontier.png'}")
     sys.exit(1 if unreadable or more else 0)

@@ -14,7 +14,7 @@ from harness import cli
 from harness.files import atomic_write
 from study import plots, robustness
 from study.claims import CLAIMS
-from study.evidence import MEASURES, RULE, table_rows, verdict_rows
+from study.evidence import MEASURES, RULE, last, table_rows, verdict_rows
 from study.tables import markdown, numeric
 from study.variants import LADDER, STEPS, by_variant, load_runs, sweep_files
 
@@ -48,7 +48,7 @@ def content(runs, folder):
                                "study/variants.py, or their seed occurs twice."))
     if ladder:
         plots.ladder(folder / "report_ladder.png", [
-            {"step": step, "last": [MEASURES["test"](run) for run in runs],
+            {"step": step, "last": [last(run) for run in runs],
              "best": [MEASURES["best test"](run) for run in runs],
              "published": runs[0]["published"].get("best_test_accuracy")} for step, runs in ladder.items()])
         histories = {step: [run["history"] for run in runs] for step, runs in ladder.items()}

@@ -12,7 +12,7 @@ from bench import TO_TARGET
 from conftest import train
 
 import step5_beyond
-from harness import fast
+from harness import fast, record
 from study.variants import LADDER, ROOT, VARIANTS
 
 
@@ -84,7 +84,7 @@ def test_seconds_to_the_target(data_dir):
 
 
 def test_the_processor_has_a_name():
-    assert bench.processor().strip() and "\n" not in bench.processor()
+    assert record.processor().strip() and "\n" not in record.processor()
 
 
 def test_table_of_the_seconds_to_the_target():
