@@ -63,7 +63,7 @@ FOLDERS = --data-dir=$(DATA) --out-dir=$(OUT)
 OPTIONS = $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(DEVICE),--device $(DEVICE)) $(ARGS)
 SWEEP = $(PYTHON) -m study.sweep --seeds '$(SEEDS)' --jobs $(JOBS) --data-dir=$(DATA)
 
-.PHONY: help all step1 step2 step3 step4 step5 step6 $(STEPS) sweep claims frontier robustness report data bench \
+.PHONY: help all step1 step2 step3 step4 step5 step6 $(STEPS) sweep compare claims frontier robustness report data bench \
         check lint test clean distclean named-python force
 
 ## help        this list
@@ -97,10 +97,16 @@ $(STEPS): $(READY)
 sweep: $(READY)
 	$(SWEEP) --out-dir=$(OUT) -- $(OPTIONS)
 
-## claims      train what the claims need too (75 runs, about three hours with JOBS=2), print the verdicts
+## compare     is B better than A? make compare A=step4_aug_lr B=step9_mine (MEASURE=last5, JOBS=2)
+compare: $(READY)
+	@test -n $(call quoted,$(A)) && test -n $(call quoted,$(B)) || \
+	  { echo 'make: compare needs two recipes, as in: make compare A=step4_aug_lr B="step4_aug_lr --lr 0.02"' >&2; exit 1; }
+	$(PYTHON) -m study.compare $(call quoted,$(A)) $(call quoted,$(B)) $(if $(MEASURE),--measure $(MEASURE)) \
+	  --jobs $(JOBS) --data-dir=$(DATA) --out-dir=$(OUT)/compare -- $(OPTIONS)
+
+## claims      train what the claims need until they are decided (ten hours with JOBS=2), print the verdicts
 claims: $(READY)
-	$(SWEEP) --out-dir=$(OUT) --claims -- $(OPTIONS)
-	$(PYTHON) -m study.claims --out-dir=$(OUT)
+	$(PYTHON) -m study.claims --jobs $(JOBS) --data-dir=$(DATA) --out-dir=$(OUT) -- $(OPTIONS)
 
 ## frontier    train step 5 in eight widths, SEEDS="1 2 3", and draw accuracy against size
 frontier: SEEDS = 1 2 3

@@ -19,6 +19,8 @@ class UserError(Exception):
 class Diverged(UserError):
     """A loss became NaN or infinite."""
 
+    status = 3  # of the program that ends with it
+
 
 class Terminated(KeyboardInterrupt):
     """SIGTERM has arrived."""

@@ -35,7 +35,7 @@ def facts(script, code, net, args, published):
             "arguments": plain(args), "recipe": recipe(code, net), "commit": commit(script.resolve().parent),
             "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
             "device": str(args.device), "threads": torch.get_num_threads(),
-            "machine": f"{processor()}, {os.cpu_count()} cores, {platform.platform()}",
+            "machine": machine(),
             "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
             "published": published}
 
@@ -92,6 +92,11 @@ def processor():
     return names[0] if names else platform.processor() or platform.machine()
 
 
+def machine():
+    """This machine, as far as its system tells: processor, cores, system."""
+    return f"{processor()}, {os.cpu_count()} cores, {platform.platform()}"
+
+
 def commit(folder):
     """The commit checked out in `folder`, with "-dirty" if files have changed since; "" without git."""
     try:
@@ -115,7 +120,28 @@ def read(path):
 
     Raises FileNotFoundError if there is none, Damaged if it cannot be read or is another kind of file.
     """
-    run = read_json(path)
+    return checked(read_json(path))
+
+
+def read_lines(path):
+    """The runs in a file of JSON lines, as write_lines leaves it, checked. Raises as read() does."""
+    def run(number, line):
+        try:
+            return checked(json.loads(line))
+        except (Damaged, ValueError, RecursionError) as error:
+            raise Damaged(f"line {number}: {error}") from None
+
+    return [run(*line) for line in enumerate(_content(path).splitlines(), start=1)]
+
+
+def write_lines(path, runs):
+    """Put `runs` into the file `path`, one a line. Raises UserError if the disk cannot take it."""
+    with atomic_write(path) as scratch:
+        scratch.write_text("".join(f"{json.dumps(run)}\n" for run in runs), encoding="utf-8")
+
+
+def checked(run):
+    """`run`, as a JSON file has it, if every field that is used is what it should be; else raises Damaged."""
     check(run, RUN)
     check(run["arguments"], {"epochs": int, "seed": int, "dry_run": bool, "validate": bool})
     check(run["versions"], {"torch": str})
@@ -131,15 +157,21 @@ def read(path):
 def read_json(path):
     """What is in the JSON file `path`. Raises FileNotFoundError or, if it cannot be read, Damaged."""
     try:
+        return json.loads(_content(path))
+    except (ValueError, RecursionError):
+        raise Damaged("it is not JSON, or cut off") from None
+
+
+def _content(path):
+    """The bytes of the file `path`, if it is there, can be read, and is of a likely size."""
+    try:
         if path.stat().st_size > LARGEST:
             raise Damaged("it is far too large")
-        return json.loads(path.read_bytes())
+        return path.read_bytes()
     except FileNotFoundError:
         raise
     except OSError as error:
         raise Damaged(str(error)) from None
-    except (ValueError, RecursionError):
-        raise Damaged("it is not JSON, or cut off") from None
 
 
 def check(entries, types):

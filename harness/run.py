@@ -90,7 +90,7 @@ class Run:
         done = len(self.history or (self.saved or {}).get("history", []))
         message, status = str(error), 1
         if isinstance(error, cli.Diverged):
-            message = f"epoch {done}, {error}"
+            message, status = f"epoch {done}, {error}", error.status
         elif isinstance(error, KeyboardInterrupt):
             status = 143 if isinstance(error, cli.Terminated) else 130
             message = (f"interrupted in epoch {done} of {self.args.epochs}; " if done < self.args.epochs else

@@ -1,4 +1,4 @@
-"""Is one recipe better than another? Differences over pairs of seeds, their intervals, and verdicts by rule."""
+"""Is one recipe better than another? Differences between pairs of runs, intervals, verdicts by rule."""
 import functools
 import itertools
 import math
@@ -10,9 +10,9 @@ from scipy import stats
 
 from harness.record import TARGET, best
 
-# A comparison is judged after so many pairs, each time by its 99 % interval, until there is a verdict: whoever
-# looks seven times at 95 % intervals finds a difference between equals in one comparison of six. With 99 %
-# all looks together are wrong in one of twenty at most (simulate() counts).
+# A comparison is judged after so many pairs, each time by its 99 % interval, until there is a verdict. With
+# 95 % each, seven looks would find a difference between equals in one comparison of six. With 99 % all looks
+# together are wrong in one of twenty at most (simulate() counts).
 LOOKS = (4, 6, 9, 13, 18, 24, 48)
 LEVEL = 0.01
 HOLDS, FAILS, NO_DIFFERENCE, UNDECIDED = "holds", "does not hold", "no difference that matters", "undecided"
@@ -66,7 +66,7 @@ def judge(bounds, wanted, than, margin=0.0):
 
 
 def decide(values, wanted, than, margin, level=LEVEL):
-    """Judge `values`, in the order of their seeds, at each of LOOKS that they reach, until there is a verdict.
+    """Judge `values`, one for each pair, at each of LOOKS that they reach, until there is a verdict.
 
     Returns how many values the last look had, their interval, and the verdict; before the first look, those
     of all values, and undecided.
@@ -95,7 +95,7 @@ def simulate(difference, spread, margin, trials=2000, most=24):
         pairs.append(n)
         intervals = [interval(values[:n]) for n in LOOKS if n <= most]
         missed += any(not low <= difference <= high for low, high in intervals)
-    shares = {verdict: verdicts.count(verdict) / trials for verdict in (HOLDS, FAILS, NO_DIFFERENCE, UNDECIDED)}
+    shares = {v: verdicts.count(v) / trials for v in (HOLDS, FAILS, NO_DIFFERENCE, UNDECIDED)}
     return shares, statistics.median(pairs), missed / trials
 
 
@@ -136,8 +136,8 @@ MEASURES = {
     "last epoch at the target": lambda run: last(run) >= TARGET,
 }
 # What does not matter: 0.05 points of accuracy are five test images, and as much as two seeds of one recipe
-# differ by. 0.002 nats are what 0.05 points come to between the steps. A fluctuation of 0.02 points is that of
-# step 4's last epochs.
+# differ by. 0.002 nats are what 0.05 points come to between the steps. By 0.02 points does step 4's test
+# accuracy fluctuate from one epoch to the next at its end.
 MARGINS = {"loss": 0.002, "fluctuation": 0.02} | dict.fromkeys(
     ("last5", "last", "best test", "best training", "gap", "gap, eval"), 0.05)
 
@@ -285,9 +285,9 @@ def verdict_rows(claims, found):
     for by in ("parts", "by_eval"):
         questions = [(claim, getattr(claim, by) or claim.parts) for claim in claims]
         strict = corrected(questions, found)
+        alone = [claim.verdict(found, parts) for claim, parts in questions]
         columns.append([verdict + f" ({other} with Holm's correction)" * (other != verdict)
-                        for verdict, other in ((claim.verdict(found, parts), other)
-                                               for (claim, parts), other in zip(questions, strict, strict=True))])
+                        for verdict, other in zip(alone, strict, strict=True)])
     for number, (claim, printed, by_eval) in enumerate(zip(claims, *columns, strict=True), start=1):
         rows.append([str(number), claim.sentence, printed if printed == by_eval else
                      f"{printed} as printed, {by_eval} in eval mode"])

@@ -99,6 +99,38 @@ def robustness(path, distortions, means):
         figure.suptitle("Test images unlike those trained on: mean accuracy over seeds")
 
 
+def compare(path, pairs, looks, margin, what, unit):
+    """Draw a comparison into the PNG file `path`: its pairs as lines, and the difference at each look.
+
+    `pairs` is a list of (A, B), `looks` one of (number of pairs, difference, its interval (low, high)). What
+    lies within `margin` of 0 does not matter. `what` is measured, in `unit`.
+    """
+    with drawing(path, (11, 5), ncols=2) as (figure, (left, right)):
+        for a, b in pairs:
+            left.plot([0, 1], [a, b], "o-", color=DARK, alpha=0.5, markersize=4)
+        if pairs:
+            left.plot([0, 1], np.mean(pairs, axis=0), "s-", color=LIGHT, linewidth=3, label="mean")
+            left.legend()
+        left.set_xticks([0, 1], ["A", "B"])
+        left.set_xlim(-0.2, 1.2)
+        left.set_ylabel("%" if unit == "points" else unit)
+        left.set_title("Each line a pair with the same seed")
+        left.grid(axis="y", color="0.9")
+        right.axhspan(-margin, margin, color="0.92", label="would not matter")
+        right.axhline(0, color=GREY, linewidth=1)
+        counts, differences, bounds = zip(*looks, strict=True)
+        errors = np.abs(np.transpose(bounds) - np.array(differences))
+        right.errorbar(range(len(looks)), differences, yerr=errors, fmt="o", color=DARK, capsize=4,
+                       label="B - A with its 99 % interval")
+        right.set_xticks(range(len(looks)), counts)
+        right.set_xlim(-0.5, len(looks) - 0.5)
+        right.set_xlabel("pairs")
+        right.set_ylabel(unit)
+        right.set_title("The difference at each look")
+        right.legend()
+        figure.suptitle(what[0].upper() + what[1:])
+
+
 def frontier(path, sizes, steps):
     """Draw test accuracy against the number of parameters into the PNG file `path`: mean, lowest to highest.
 

@@ -2,6 +2,7 @@
 
     python -m study.variants step2_with_pooling --seed 1     # trains one with a network of its own
 """
+import contextlib
 import importlib
 import math
 import re
@@ -94,18 +95,23 @@ def folder_of(name, seed, out_dir):
 
 
 def sweep_files(folder):
-    """The JSON files of a sweep into `folder`: seed1/<step>.json, seed1/<variant>/<step>.json and so on."""
-    return sorted([*folder.glob("seed*/*.json"), *folder.glob("seed*/*/*.json")])
+    """The files of a sweep into `folder`: seed1/<step>.json, seed1/<variant>/<step>.json and so on.
+
+    Then <variant>.jsonl, where the runs of a variant have been collected, one a line.
+    """
+    return [*sorted([*folder.glob("seed*/*.json"), *folder.glob("seed*/*/*.json")]),
+            *sorted(folder.glob("*.jsonl"))]
 
 
 def finished(name, variant, seed, out_dir, more):
-    """Whether that run, with the further options `more`, is there, complete, and made by the current code."""
-    try:
-        run = record.read(folder_of(name, seed, out_dir) / f"{variant.step}.json")
-    except (FileNotFoundError, Damaged):
-        return False
-    facts = variant.facts("--seed", str(seed), *more)
-    return run["recipe"] == facts["recipe"] and variant.matches(run, facts)
+    """That run, with the further options `more`, if it is there, complete, and made by the current code."""
+    facts, runs = variant.facts("--seed", str(seed), *more), []
+    with contextlib.suppress(FileNotFoundError, Damaged):
+        runs.append(record.read(folder_of(name, seed, out_dir) / f"{variant.step}.json"))
+    with contextlib.suppress(FileNotFoundError, Damaged):
+        runs += record.read_lines(Path(out_dir) / f"{name}.jsonl")
+    return next((run for run in runs
+                 if run["recipe"] == facts["recipe"] and variant.matches(run, facts)), None)
 
 
 def can_resume(name, variant, seed, out_dir, more, threads):
@@ -119,7 +125,7 @@ def can_resume(name, variant, seed, out_dir, more, threads):
 
 
 def load_runs(paths, for_means=True):
-    """The runs in the JSON files `paths`, as a list of dicts, and the number of files that hold no run.
+    """The runs in the files `paths`, as a list of dicts, and the number of files that hold no run.
 
     What is left out is named on stderr, with the reason. Where the runs are `for_means`, that includes dry
     runs and those of another number of epochs than most have, where a step's default counts as one number.
@@ -127,7 +133,10 @@ def load_runs(paths, for_means=True):
     runs, left_out, unreadable = {}, {}, 0
     for path in paths:
         try:
-            runs[path] = record.read(path)
+            if path.suffix == ".jsonl":
+                runs |= {f"{path}, line {i}": run for i, run in enumerate(record.read_lines(path), start=1)}
+            else:
+                runs[path] = record.read(path)
         except (FileNotFoundError, Damaged) as error:
             left_out[path], unreadable = f"it is no finished run of a step: {error}", unreadable + 1
     if for_means:
