@@ -32,6 +32,9 @@ FILES = {
     "t10k-labels-idx1-ubyte": (10008, "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2"),
 }
 MIRRORS = "https://ossci-datasets.s3.amazonaws.com/mnist", "http://yann.lecun.com/exdb/mnist"
+# Test images, counted from 0, whose label is wrong or that annotators disagree on: Northcutt, Athalye and
+# Mueller, "Pervasive label errors in test sets destabilize machine learning benchmarks" (arXiv:2103.14749).
+DISPUTED = {947, 1621, 1901, 2130, 2462, 2597, 2654, 3520, 3558, 5937, 6651, 6783, 8527, 9679, 9729}
 NOT_A_GZ = gzip.BadGzipFile, EOFError, zlib.error  # what gzip raises if it cannot unpack a file
 
 

@@ -10,9 +10,11 @@ if not hasattr(sys, "ps1"):  # a notebook hands its backend on to processes wher
     os.environ.pop("MPLBACKEND", None)
 import matplotlib
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from harness.files import atomic_write
+from harness.mnist import DISPUTED
 from harness.record import TARGET
 
 DARK, LIGHT, GREY = "#1f3f8c", "#e08214", "0.4"  # distinguished by brightness, so also in greyscale
@@ -84,7 +86,8 @@ def mistakes(path, title, images, labels, probabilities, split="test", most=100)
     """Draw the images that were classified wrongly, most confident first, into the PNG file `path`.
 
     `images` (N, 28, 28) in 0..255, `labels` (N,) the true digits, `probabilities` (N, 10). At most `most`
-    are drawn; the heading says how many there are, and of which `split`.
+    are drawn; the heading says how many there are, and of which `split`. Test images whose label is disputed
+    get a frame.
     """
     confidence, predicted = probabilities.max(dim=1)
     wrong = (predicted != labels).nonzero().flatten()
@@ -100,10 +103,16 @@ def mistakes(path, title, images, labels, probabilities, split="test", most=100)
         for n, i in enumerate(shown):
             x, y = n % columns * step_x + 4, n // columns * step_y + label_height
             canvas[y:y + 28, x:x + 28] = images[i].numpy()
+            if split == "test" and i in DISPUTED:
+                axes.add_patch(Rectangle((x - 0.5, y - 0.5), 28, 28, fill=False, edgecolor=LIGHT,
+                                         linewidth=2))
             axes.text(x + 14, y - 1, f"{labels[i]} → {predicted[i]}  {100 * confidence[i]:.0f} %",
                       ha="center", va="bottom", fontsize=9)
         axes.imshow(canvas, cmap="gray_r", vmin=0, vmax=255)
         heading = f"{title}: {len(wrong):,} of {len(labels):,} {split} images wrong"
         if len(wrong) > most:
             heading += f", the {most} most confident shown"
-        figure.suptitle(f"{heading}\ntrue digit → predicted digit, and the model's confidence in it")
+        heading += "\ntrue digit → predicted digit, and the model's confidence in it"
+        if split == "test" and DISPUTED & set(shown):
+            heading += "; framed where the label itself is disputed"
+        figure.suptitle(heading)

@@ -131,6 +131,43 @@ def compare(path, pairs, looks, margin, what, unit):
         figure.suptitle(what[0].upper() + what[1:])
 
 
+VERDICTS = {"holds": ("#3a9d6e", "o"), "does not hold": ("#d1603d", "X"),
+            "no difference that matters": ("#4f7fb5", "s"), "undecided": ("0.5", "D")}
+
+
+def forest(path, comparisons):
+    """Draw what came of each comparison of the claims into the PNG file `path`, a line for each.
+
+    `comparisons` is a list of (label, difference, its interval (low, high), the threshold, margin, verdict),
+    the numbers in points; for a share of seeds the margin is None, and a panel of its own shows it.
+    """
+    points = [one for one in comparisons if one[4] is not None]
+    shares = [one for one in comparisons if one[4] is None]
+    heights = [len(rows) + 2 for rows in (points, shares)]
+    with drawing(path, (12, 0.3 * sum(heights) + 1), nrows=2, height_ratios=heights) as (figure, panels):
+        for axes, rows in zip(panels, (points, shares), strict=True):
+            for y, (_, difference, (low, high), than, margin, verdict) in enumerate(rows):
+                if margin is None:
+                    axes.plot([than, than], [y - 0.4, y + 0.4], color=GREY)
+                else:
+                    axes.barh(y, 2 * margin, left=than - margin, height=0.8, color="0.88")
+                    axes.plot([than, than], [y - 0.4, y + 0.4], color=GREY, linewidth=1)
+                color, marker = VERDICTS[verdict]
+                axes.errorbar(difference, y, xerr=[[difference - low], [high - difference]], color=color,
+                              marker=marker, capsize=3)
+            axes.set_yticks(range(len(rows)), [label for label, *_ in rows])
+            axes.set_ylim(len(rows) - 0.4, -0.6)
+            axes.grid(axis="x", color="0.9")
+        panels[0].set_xlim(max(-1, panels[0].get_xlim()[0]), min(1, panels[0].get_xlim()[1]))
+        panels[0].set_xlabel("points; for S5's own figures, what we got minus them")
+        panels[1].set_xlabel("share of seeds")
+        for verdict, (color, marker) in VERDICTS.items():
+            panels[0].plot([], [], color=color, marker=marker, label=verdict)
+        panels[0].barh(0, 0, color="0.88", label="would not matter")
+        panels[0].legend(loc="center left", bbox_to_anchor=(1, 0.5))
+        figure.suptitle("The claims: each difference, its 99 % interval, and the threshold (upright line)")
+
+
 def frontier(path, sizes, steps):
     """Draw test accuracy against the number of parameters into the PNG file `path`: mean, lowest to highest.
 

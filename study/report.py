@@ -12,11 +12,13 @@ import sys
 
 from harness import cli
 from harness.files import atomic_write
+from harness.mnist import DISPUTED
 from study import plots, robustness
 from study.claims import CLAIMS
-from study.evidence import MEASURES, RULE, last, table_rows, verdict_rows
+from study.evidence import MEASURES, last
 from study.tables import markdown, numeric
 from study.variants import LADDER, STEPS, by_variant, load_runs, sweep_files
+from study.verdicts import RULE, comparisons, table_rows, verdict_rows
 
 TITLE = "MNIST in four steps, over seeds"
 MOST = 40  # digits in the table of those that most seeds get wrong
@@ -29,6 +31,11 @@ DISTORTIONS_NOTE = """\
 Accuracy in percent of the final weights, mean over seeds ({}), on the test images each shifted up, down,
 left or right, or rotated either way, or with normal noise on every pixel (full ink is 1), the same for every
 step."""
+DISPUTED_NOTE = """\
+The labels of {} test images are wrong, or annotators disagree on them (Northcutt, Athalye and Mueller 2021,
+"Pervasive label errors in test sets", arXiv:2103.14749): they are marked as disputed. Of the images here that
+at least one run gets wrong, {} of {} are among them. Last test accuracy is {:.2f} % on average; without the
+disputed images it would be {:.2f} %."""
 REPEAT = """\
 make claims JOBS=2     # steps and variants, seeds 1 to 5, two at a time; stop and start it as you like
 make robustness        # the trained steps on distorted test images
@@ -59,7 +66,12 @@ def content(runs, folder):
                     "Test accuracy of each step, a dot for each seed, with S5's figures"),
                    ("picture", "report_epochs.png",
                     "Test accuracy against epoch, a band over seeds for each step")]
-    blocks += [("heading", "The claims"), ("table", verdict_rows(CLAIMS, found)),
+    blocks.append(("heading", "The claims"))
+    if forest := list(comparisons(CLAIMS, found)):
+        plots.forest(folder / "report_claims.png", forest)
+        blocks.append(("picture", "report_claims.png",
+                       "What each claim compares: the difference, its interval, and the verdict"))
+    blocks += [("table", verdict_rows(CLAIMS, found)),
                ("heading", "What was compared"), ("table", table_rows(CLAIMS, found)), ("fixed", RULE)]
     if (folder / robustness.FILE).exists():
         blocks += distortions(robustness.load(folder / robustness.FILE), folder)
@@ -97,17 +109,22 @@ def mean_sd_range(values, digits=2):
             f"({min(values):.{digits}f} to {max(values):.{digits}f})")
 
 
+def last_gap(run):
+    """Training minus test accuracy of the last epoch, as printed."""
+    return run["history"][-1]["train_accuracy"] - last(run)
+
+
 def ladder_rows(ladder):
     """The rows of the ladder's table; `ladder` maps a step to its runs."""
     rows = [["step", "parameters", "multiply-adds", "seeds", "last test", "best test", "S5 best test",
              "training - test, as printed", "eval", "seconds"]]
     for step, runs in ladder.items():
-        last, top, gap, gap_eval = (mean_sd_range([MEASURES[name](run) for run in runs])
-                                    for name in ("test", "best test", "gap", "gap, eval"))
+        figures = last, MEASURES["best test"], last_gap, MEASURES["gap, eval"]
+        last_test, top, gap, gap_eval = (mean_sd_range(list(map(figure, runs))) for figure in figures)
         published = runs[0]["published"]
         rows.append([step, f"{runs[0]['parameters']:,}", f"{runs[0]['multiply_adds']:,}", str(len(runs)),
-                     last, top, f"{published['best_test_accuracy']:.2f}" if published else "-", gap, gap_eval,
-                     mean_sd_range([run["seconds"] for run in runs], 0)])
+                     last_test, top, f"{published['best_test_accuracy']:.2f}" if published else "-", gap,
+                     gap_eval, mean_sd_range([run["seconds"] for run in runs], 0)])
     return rows
 
 
@@ -132,11 +149,16 @@ def mistakes(runs, folder):
         for image, true, predicted in run["mistakes"]:
             wrong[image, true].append(predicted)
     worst = sorted(wrong.items(), key=lambda entry: (-len(entry[1]), entry[0]))[:MOST]
-    rows = [["test image", "digit", "wrong in", "taken for"]]
+    rows = [["test image", "digit", "wrong in", "taken for", "label"]]
     for (image, true), predicted in worst:
         taken_for = (f"{digit} ({count})" for digit, count in collections.Counter(predicted).most_common())
-        rows.append([str(image), str(true), f"{len(predicted)} of {n} seeds", ", ".join(taken_for)])
+        rows.append([str(image), str(true), f"{len(predicted)} of {n} seeds", ", ".join(taken_for),
+                     "disputed" * (image in DISPUTED)])
     all_of_them = sum(len(predicted) == n for predicted in wrong.values())
+    disputed = [image for image, _ in wrong if image in DISPUTED]
+    usual = statistics.fmean(100 - len(run["mistakes"]) / 100 for run in runs)
+    without = statistics.fmean(100 - 100 * sum(image not in DISPUTED for image, *_ in run["mistakes"])
+                               / (10_000 - len(DISPUTED)) for run in runs)
     pairs = [(true, predicted) for run in runs for _, true, predicted in run["mistakes"]]
     plots.confusion(folder / "report_confusion.png", f"{step}: mistakes of {n} seeds added up", pairs)
     return [("heading", "The mistakes"),
@@ -144,6 +166,7 @@ def mistakes(runs, folder):
                      f"{step}, {all_of_them} in every one. Those that most seeds get wrong, at most {MOST} "
                      "of them (images counted from 0):"),
             ("table", rows),
+            ("text", DISPUTED_NOTE.format(len(DISPUTED), len(disputed), len(wrong), usual, without)),
             ("picture", "report_confusion.png", f"Which digit {step} takes for which, over all seeds")]
 
 

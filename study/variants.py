@@ -115,7 +115,12 @@ def finished(name, variant, seed, out_dir, more):
 
 
 def can_resume(name, variant, seed, out_dir, more, threads):
-    """Whether that run can be given --resume: no checkpoint of other code or options is in its way."""
+    """Whether that run can be given --resume: no checkpoint of other code or options is in its way.
+
+    Nor is it finished; that is trained again only because it was on another machine.
+    """
+    if finished(name, variant, seed, out_dir, more):
+        return False
     facts = variant.facts("--seed", str(seed), *more) | {"threads": threads}
     try:
         checkpoint.find(folder_of(name, seed, out_dir) / f"{variant.step}.ckpt", facts)

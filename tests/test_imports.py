@@ -94,7 +94,7 @@ def test_benchmarks_do_without_the_study(name):
 @pytest.mark.parametrize("name", parts("study"))
 def test_the_study_is_in_layers(name):
     above = {"study.report", "study.summary", "bench", "notebook_era"}
-    if name in {"study.tables", "study.evidence", "study.plots", "study.variants"}:
+    if name in {"study.tables", "study.evidence", "study.verdicts", "study.plots", "study.variants"}:
         above |= PROGRAMS
     assert not [imported for imported in ours(name) if is_of(imported, above)]
 

@@ -11,9 +11,10 @@ from conftest import run
 
 from study import frontier, report, robustness
 from study.claims import CLAIMS
-from study.evidence import MEASURES, verdict_rows
+from study.evidence import MEASURES, last
 from study.tables import markdown
 from study.variants import LADDER, ROOT, VARIANTS, WIDTHS, by_variant, load_runs, sweep_files
+from study.verdicts import verdict_rows
 
 RUNS = ROOT / "docs" / "runs"
 STEPS = (*LADDER, "step5_beyond", "step6_fast")
@@ -30,7 +31,7 @@ def found():
 
 
 def last_tests(runs):
-    return [MEASURES["test"](one) for one in runs]
+    return [last(one) for one in runs]
 
 
 def mean_sd(values):
@@ -155,7 +156,7 @@ def test_a_docstring_quotes_the_figures_of_its_runs(step, found):
     words = " ".join(ast.get_docstring(ast.parse((ROOT / f"{step}.py").read_text())).split())
     runs = found[step].values()
     assert f"{len(runs)} seeds" in words
-    for measure in ("best training", "best test", "test"):
+    for measure in ("best training", "best test", "last"):
         assert mean_sd([MEASURES[measure](one) for one in runs]) in words, measure
 
 

@@ -14,7 +14,7 @@ import pytest
 from conftest import a_run, assert_one_line, environment, run
 
 from study import sweep
-from study.variants import ROOT, STEPS, VARIANTS, finished
+from study.variants import ROOT, STEPS, VARIANTS, by_variant, finished, load_runs, sweep_files
 
 SWEEP = [sys.executable, "-m", "study.sweep"]
 
@@ -96,7 +96,7 @@ def test_a_run_that_is_just_being_started_is_ended_too():
                 time.sleep(1)
 
         subprocess.Popen = Slow
-        cli.run(lambda: sweep.run_all([({}, ["sleep", "60"])], 1, 0, 1))"""
+        cli.run(lambda: list(sweep.run_all([({}, ["sleep", "60"])], 1)))"""
     process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=environment(),
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout.readline() == b"started\n"
@@ -152,8 +152,16 @@ def test_threads_are_shared_between_jobs_and_never_none(monkeypatch):
 
 
 def test_the_reason_of_a_failure_in_bytes_that_are_no_text():
-    (failure,) = sweep.run_all([({}, ["sh", "-c", r"printf 'no \377 here\n' >&2; exit 3"])], 1, 0, 1)
-    assert failure.endswith(r"no \xff here")
+    ((number, status, stderr),) = sweep.run_all([({}, ["sh", "-c", r"printf 'no \377 here' >&2; exit 3"])], 1)
+    assert (number, status, stderr) == (0, 3, r"no \xff here")
+
+
+def test_a_caller_that_stops_listening_ends_the_runs():
+    ended = sweep.run_all([({}, ["true"]), ({}, ["sleep", "60"])], 2)
+    assert next(ended)[:2] == (0, 0)
+    start = time.monotonic()
+    ended.close()
+    assert time.monotonic() - start < 30
 
 
 @pytest.mark.slow
@@ -165,7 +173,7 @@ def test_printed_commands_run_from_anywhere(data_dir, tmp_path):
                   PYTHONPATH="/own")
     assert process.returncode == 0, process.stderr
     commands = process.stdout.splitlines()
-    assert len(commands) == len(set(commands)) == 3 * len(VARIANTS)
+    assert len(commands) == len(set(commands)) == 3 * (len(VARIANTS) - 2)  # steps 5 and 6 are in no claim
     for line in commands:
         assert line.startswith(f"OMP_NUM_THREADS=1 PYTHONPATH={shlex.quote(f'{ROOT}:/own')} ")
         assert f"--data-dir {data_dir} --out-dir '{folder}/seed" in line
@@ -188,6 +196,94 @@ def test_printed_commands_run_from_anywhere(data_dir, tmp_path):
     assert {line.split(" --data-dir ")[0] for line in rest.stdout.splitlines()} == expected
 
 
+@pytest.mark.slow
+def test_a_batch_script_for_slurm(data_dir, tmp_path):
+    """What Slurm would do with it: read the lines of #SBATCH, then run the script once for each number."""
+    options = "--seeds", "1", "--out-dir", tmp_path / "a b", "--data-dir", data_dir
+    dry = "--", "--dry-run", "--epochs", 2
+    script = run(*SWEEP, *options, "--slurm", *dry).stdout
+    said = dict(re.findall(r"^#SBATCH --([\w-]+)=?(.*)", script, re.MULTILINE))
+    runs = len(STEPS)
+    assert said["array"] == f"1-{runs}%50" and said["cpus-per-task"] == "1" and "requeue" in said
+    logs = said["output"]
+    assert os.path.dirname(logs) == f"{tmp_path}/a b/slurm" and os.path.isdir(os.path.dirname(logs))
+
+    def task(number, **changes):
+        return run("sh", "-c", script, cwd="/", SLURM_ARRAY_TASK_ID=str(number), **changes)
+
+    assert task(4).returncode == 0
+    stored = json.loads((tmp_path / "a b" / "seed1" / "step4_aug_lr.json").read_text())
+    assert stored["threads"] == 1 and stored["arguments"]["seed"] == 1
+    assert "finished before" in task(4).stdout  # requeued after its end
+    assert_one_line(task(runs + 1), f"there is no run {runs + 1}")
+    # A list written anew has other numbers; the script that waits keeps its own.
+    assert "step4_aug_lr.py" not in run(*SWEEP, *options, "--slurm", *dry).stdout
+
+    # A checkpoint of other code is not gone on with, unless it is the job's own, after a requeue.
+    checkpoint = tmp_path / "a b" / "seed1" / "step4_aug_lr.ckpt"
+    again = run(*SWEEP, *options, "--slurm", "--", "--dry-run", "--epochs", 2, "--batch-size", 64).stdout
+    (line,) = [line for line in again.splitlines() if "step4_aug_lr.py" in line]
+    number = line.partition(")")[0]
+    before = checkpoint.read_bytes()
+    assert run("sh", "-c", again, SLURM_ARRAY_TASK_ID=number).returncode == 0
+    assert checkpoint.read_bytes() != before
+    assert "finished before" in run("sh", "-c", again, SLURM_ARRAY_TASK_ID=number,
+                                    SLURM_RESTART_COUNT="1").stdout
+
+
+def test_nothing_left_to_do(tmp_path):
+    for step in STEPS:
+        path = tmp_path / "seed1" / f"{step}.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(a_run(step, 1) | {"recipe": VARIANTS[step].facts()["recipe"]}))
+    for how in ([], ["--slurm"]):
+        process = run(*SWEEP, "--seeds", "1", "--out-dir", tmp_path, *how)
+        assert (process.returncode, process.stdout) == (0, "")
+        assert process.stderr == f"study.sweep: nothing left to do: all {len(STEPS)} runs are finished\n"
+
+
+def test_a_reader_that_has_read_enough():
+    words = shlex.join([*SWEEP, "--seeds", " ".join(map(str, range(1, 400)))])
+    process = run("bash", "-c", f"{words} | head -1; exit ${{PIPESTATUS[0]}}")
+    assert_one_line(process, "study.sweep: error: nobody reads the output any more")
+
+
+def test_runs_collected_in_one_file_for_each_variant(tmp_path):
+    sweep_folder, target = tmp_path / "sweep", tmp_path / "collected"
+    recipe = VARIANTS["step4_aug_lr"].facts()["recipe"]
+
+    def put(seed, name="", **changed):
+        path = sweep_folder / f"seed{seed}" / name / "step4_aug_lr.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(a_run(seed=seed, **changed) | {"recipe": recipe}))
+
+    def collect(seeds):
+        return run(*SWEEP, "--claims", "--seeds", seeds, "--out-dir", sweep_folder, "--collect", target)
+
+    put(10)
+    put(2)
+    put(2, "step4_rotation_0", rotation=0)
+    assert collect("10 2 3").returncode == 0
+    assert sorted(path.name for path in target.iterdir()) == ["step4_aug_lr.jsonl", "step4_rotation_0.jsonl"]
+    lines = (target / "step4_aug_lr.jsonl").read_text().splitlines()
+    assert [json.loads(line)["arguments"]["seed"] for line in lines] == [2, 10]
+    put(3)
+    put(10, test=[98.0] * 5)
+    assert "3 runs, 2 before" in collect("3 10").stdout
+    runs, unreadable = load_runs(sweep_files(target))
+    assert not unreadable
+    found, others = by_variant(runs)
+    assert not others and list(found["step4_aug_lr"]) == [2, 3, 10] and list(found["step4_rotation_0"]) == [2]
+    assert found["step4_aug_lr"][10]["history"][-1]["test_accuracy"] == 98  # the newer one
+    assert finished("step4_aug_lr", VARIANTS["step4_aug_lr"], 3, target, [])  # a sweep there would skip it
+    assert not finished("step4_aug_lr", VARIANTS["step4_aug_lr"], 4, target, [])
+
+    (target / "step4_aug_lr.jsonl").write_text(lines[0] + "\n" + lines[1][:-9] + "\n")
+    before = (target / "step4_aug_lr.jsonl").read_bytes()
+    assert_one_line(collect("3"), "study.sweep: error:", "step4_aug_lr.jsonl is no file of runs: line 2")
+    assert (target / "step4_aug_lr.jsonl").read_bytes() == before
+
+
 @pytest.mark.parametrize("dry_run", [False, True])
 def test_a_run_of_other_epochs_or_options_is_not_finished(tmp_path, dry_run):
     (tmp_path / "seed1").mkdir()
@@ -204,9 +300,11 @@ def test_a_run_of_other_epochs_or_options_is_not_finished(tmp_path, dry_run):
     assert len(process.stdout.splitlines()) == len(STEPS) - 1
 
 
-@pytest.mark.parametrize("program", ["sweep", "claims", "report", "summary", "robustness", "frontier"])
+@pytest.mark.parametrize("program", ["sweep", "compare", "claims", "report", "summary",
+                                     "robustness", "frontier"])
 def test_an_unknown_option_is_one_line(program):
-    assert_one_line(run(sys.executable, "-m", f"study.{program}", "--no-such-thing"),
+    recipes = ["step3_gap", "step4_aug_lr"] if program == "compare" else []
+    assert_one_line(run(sys.executable, "-m", f"study.{program}", *recipes, "--no-such-thing"),
                     f"study.{program}: error:", "--no-such-thing")
 
 
