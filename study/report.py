@@ -37,7 +37,8 @@ The labels of {} test images are wrong, or annotators disagree on them (Northcut
 at least one run gets wrong, {} of {} are among them. Last test accuracy is {:.2f} % on average; without the
 disputed images it would be {:.2f} %."""
 REPEAT = """\
-make claims JOBS=2     # steps and variants, seeds 1 to 5, two at a time; stop and start it as you like
+make sweep JOBS=2      # the steps, seeds 1 to 5, two at a time; stop and start it as you like
+make claims JOBS=2     # what the claims need, until they are decided
 make robustness        # the trained steps on distorted test images
 make report"""
 

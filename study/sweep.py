@@ -161,7 +161,9 @@ def collect(wanted, args):
         before = len(runs)
         for other, _, seed in wanted:
             if other == name and (run := finished(name, variant, seed, args.out_dir, args.more)):
-                runs[seed] = run
+                # Where the files lay says nothing elsewhere.
+                places = {"data_dir": "data", "out_dir": str(folder_of(name, seed, "results"))}
+                runs[seed] = run | {"arguments": run["arguments"] | places}
         if runs:
             record.write_lines(path, [runs[seed] for seed in sorted(runs)])
             print(f"{path}: {len(runs)} runs, {before} before")

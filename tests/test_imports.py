@@ -9,7 +9,8 @@ from study.variants import LADDER, ROOT, STEPS
 PROJECT_STEPS = (*LADDER, "step5_beyond", "step6_fast")
 OURS = {"common", "harness", "study", "benchmarks", "bench", "notebook_era", *STEPS}
 SLOW = {"harness.plots"}  # to import, because of matplotlib
-PROGRAMS = {f"study.{name}" for name in ("sweep", "claims", "summary", "robustness", "frontier", "report")}
+PROGRAMS = {f"study.{name}" for name in ("sweep", "compare", "claims", "summary", "robustness", "frontier",
+                                         "report")}
 FILES = sorted([*ROOT.glob("*.py"), *(path for folder in ("harness", "study", "benchmarks", "tests")
                                       for path in (ROOT / folder).rglob("*.py"))])
 

@@ -11,7 +11,8 @@ from conftest import run
 
 from study import frontier, report, robustness
 from study.claims import CLAIMS
-from study.evidence import MEASURES, last
+from study.compare import SAID
+from study.evidence import MARGINS, MEASURES, last, simulate
 from study.tables import markdown
 from study.variants import LADDER, ROOT, VARIANTS, WIDTHS, by_variant, load_runs, sweep_files
 from study.verdicts import verdict_rows
@@ -89,6 +90,18 @@ def test_the_ladder_and_the_verdicts_in_docs(found):
     ladder = {step: [one for _, one in sorted(found[step].items())] for step in STEPS}
     assert markdown(report.ladder_rows(ladder)) in text
     assert markdown(verdict_rows(CLAIMS, found)) in text
+
+
+@pytest.mark.slow
+def test_what_to_expect_of_a_comparison():
+    rows = [["measure", "true difference", "better", "worse", "no difference that matters", "undecided",
+             "pairs (median)"]]
+    for measure, (_, unit, _, spread) in SAID.items():
+        for difference in (0, 0.02, 0.05, 0.1, 0.2) if unit == "points" else ():
+            shares, pairs, _ = simulate(difference, spread, MARGINS[measure])
+            rows.append([measure, f"{difference:.2f}", *(f"{share:.1%}" for share in shares.values()),
+                         f"{pairs:g}"])
+    assert markdown(rows) in (ROOT / "docs" / "reproduce.md").read_text()
 
 
 def test_step_5_in_docs(found):

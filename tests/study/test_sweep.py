@@ -267,6 +267,7 @@ def test_runs_collected_in_one_file_for_each_variant(tmp_path):
     assert sorted(path.name for path in target.iterdir()) == ["step4_aug_lr.jsonl", "step4_rotation_0.jsonl"]
     lines = (target / "step4_aug_lr.jsonl").read_text().splitlines()
     assert [json.loads(line)["arguments"]["seed"] for line in lines] == [2, 10]
+    assert json.loads(lines[0])["arguments"]["out_dir"] == "results/seed2"  # and no path of this machine
     put(3)
     put(10, test=[98.0] * 5)
     assert "3 runs, 2 before" in collect("3 10").stdout
