@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from harness import checkpoint, mnist, record
 from harness.files import Damaged
-from study import evidence, report, summary
+from study import report, summary, verdicts
 from study.claims import CLAIMS
 from study.variants import by_variant
 
@@ -150,7 +150,7 @@ def read_run(path, contents):
     run = read(record.read, path, contents)
     if run:
         assert summary.table([run]).count("\n") == 3
-        evidence.table_rows(CLAIMS, by_variant([run])[0])
+        verdicts.table_rows(CLAIMS, by_variant([run])[0])
         report.provenance([run])
         report.ladder_rows({"a step": [run]})
     return run is not None

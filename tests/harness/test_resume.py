@@ -281,7 +281,7 @@ def test_figures_of_ones_own_that_are_no_numbers_end_the_run(edited, tmp_path, c
                                    "            run.log((float('nan'), 9.0), test_result) if epoch else "
                                    "run.log((torch.tensor(2.0), np.float32(9)), test_result)\n"),
                   ("import common\n", "import common, numpy as np, torch\n"))
-    with pytest.raises(SystemExit, match="1"):
+    with pytest.raises(SystemExit, match="3"):
         train(tmp_path / "out", name, "--epochs", 2)
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 1 and "epoch 1, its train_loss became nan" in said[0]
