@@ -88,7 +88,8 @@ def _canonical(node):
 def processor():
     """The name of this machine's processor, as far as its system tells."""
     cpuinfo = Path("/proc/cpuinfo")
-    names = re.findall(r"^model name\s*: (.+)", cpuinfo.read_text(encoding="utf-8", errors="replace") if cpuinfo.exists() else "", re.MULTILINE)
+    text = cpuinfo.read_text(encoding="utf-8", errors="replace") if cpuinfo.exists() else ""
+    names = re.findall(r"^model name\s*: (.+)", text, re.MULTILINE)
     return names[0] if names else platform.processor() or platform.machine()
 
 
