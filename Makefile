@@ -104,7 +104,7 @@ compare: $(READY)
 	$(PYTHON) -m study.compare $(call quoted,$(A)) $(call quoted,$(B)) $(if $(MEASURE),--measure $(MEASURE)) \
 	  --jobs $(JOBS) --data-dir=$(DATA) --out-dir=$(OUT)/compare -- $(OPTIONS)
 
-## claims      train what the claims need until they are decided (ten hours with JOBS=2), print the verdicts
+## claims      train what the claims need until they are decided (many hours), print the verdicts
 claims: $(READY)
 	$(PYTHON) -m study.claims --jobs $(JOBS) --data-dir=$(DATA) --out-dir=$(OUT) -- $(OPTIONS)
 

@@ -153,7 +153,7 @@ def outlook(seconds, args):
         yield f"A pair takes about {seconds / 60 / min(args.jobs, 2):.1f} minutes."
     yield "Pairs that it is likely to take:"
     for times in (4, 2, 1, 0):
-        shares, pairs, _ = simulate(times * args.margin, spread, args.margin, trials=300, most=args.pairs)
+        shares, pairs = simulate(times * args.margin, spread, args.margin, trials=300, most=args.pairs)
         yield (f"    {pairs:3g} if the true difference is {times * args.margin:g} {unit}"
                + f", and in {shares[UNDECIDED]:.0%} of the cases no verdict" * (shares[UNDECIDED] >= 0.05))
 
@@ -175,27 +175,26 @@ def brackets(result, args):
 
 def opened(step, folder):
     """How many runs of `step` in `folder` were tested on the test images."""
-    runs = []
+    runs = 0
     for path in folder.glob(f"seed*/**/{step}.json"):
         with contextlib.suppress(FileNotFoundError, Damaged):
-            runs.append(record.read(path))
-    return sum(not run["arguments"]["validate"] for run in runs)
+            runs += not record.read(path)["arguments"]["validate"]
+    return runs
 
 
-def write(found, looks, args):
-    """Write compare.md and compare.png on the runs `found` and what came of each look."""
+def write(found, looks, steps, args):
+    """Write compare.md and compare.png on the runs `found` of `steps` and what came of each look."""
     folder, measure = Path(args.out_dir), MEASURES[args.measure]
     what, unit, *_ = SAID[args.measure]
     pairs = [["seed", "A", "B", "B - A"]]
-    for seed, a in found["a"].items():
-        both = a, found["b"][seed]
+    both = {seed: (a, found["b"][seed]) for seed, a in found["a"].items()}
+    for seed, (a, b) in both.items():
         pairs.append([str(seed), *(text(measure(run), args.measure) + " (diverged)" * (run is GUESSING)
-                                   for run in both),
-                      text(measure(both[1]) - measure(a), args.measure, "+")])
+                                   for run in (a, b)),
+                      text(measure(b) - measure(a), args.measure, "+")])
     table = [["pairs", "difference", "99 % interval", "verdict"]]
     table += [[str(result["n"]), text(result["difference"], args.measure, "+"), brackets(result, args),
                WORDS.get(result["verdict"], result["verdict"])] for result in looks]
-    steps = dict.fromkeys(side(words).step for words in (args.a, args.b))
     with atomic_write(folder / "compare.md") as path:
         path.write_text("\n".join([
             "# Is B better than A?\n", f"A: `{args.a}`\n\nB: `{args.b}`\n",
@@ -206,9 +205,8 @@ def write(found, looks, args):
             *(f"Runs of {step} in this folder that opened the test set: {opened(step, folder)}.\n"
               for step in steps), "To repeat this, or to go on with it:\n",
             f"    python {shlex.join(sys.orig_argv[1:])}", ""]), encoding="utf-8")
-    both = [(a, found["b"][seed]) for seed, a in found["a"].items()]
     plots.compare(folder / "compare.png",
-                  [tuple(map(measure, pair)) for pair in both if GUESSING not in pair],
+                  [tuple(map(measure, pair)) for pair in both.values() if GUESSING not in pair],
                   [(result["n"], result["difference"], result["bounds"]) for result in looks],
                   args.margin, what, unit)
 
@@ -249,7 +247,7 @@ def main():
                   f"B - A {text(measure(b) - measure(a), args.measure, '+')}{diverged}", flush=True)
         looks.append(part.result(found))
         print(conclusion(looks[-1], args), flush=True)
-        write(found, looks, args)
+        write(found, looks, dict.fromkeys(variant.step for variant in sides), args)
         if looks[-1]["verdict"] != UNDECIDED:
             break
     print(f"Written: {Path(args.out_dir) / 'compare.md'} {Path(args.out_dir) / 'compare.png'}")

@@ -83,25 +83,22 @@ def decide(values, wanted, than, margin, level=LEVEL):
 
 
 def simulate(difference, spread, margin, trials=2000, most=24):
-    """What decide() would say, were the true difference known: verdict -> share of `trials`, median of pairs,
-    and the share in which some look's interval misses the truth, decided or not.
+    """What decide() would say, were the true difference known: verdict -> share of `trials`, median of pairs.
 
     `spread` is the standard deviation of one pair's difference. At most `most` pairs are taken.
     """
-    rng, verdicts, pairs, missed = np.random.default_rng(0), [], [], 0
+    rng, verdicts, pairs = np.random.default_rng(0), [], []
     for values in rng.normal(difference, spread, (trials, most)):
         n, _, verdict = decide(values, "more", 0, margin)
         verdicts.append(verdict)
         pairs.append(n)
-        intervals = [interval(values[:n]) for n in LOOKS if n <= most]
-        missed += any(not low <= difference <= high for low, high in intervals)
     shares = {v: verdicts.count(v) / trials for v in (HOLDS, FAILS, NO_DIFFERENCE, UNDECIDED)}
-    return shares, statistics.median(pairs), missed / trials
+    return shares, statistics.median(pairs)
 
 
-def last_epochs(figure, n=5):
-    """A measure of a run: the mean of `figure(epoch)` over its last `n` epochs."""
-    return lambda run: statistics.fmean(figure(epoch) for epoch in run["history"][-n:])
+def last_five(figure):
+    """A measure of a run: the mean of `figure(epoch)` over its last five epochs."""
+    return lambda run: statistics.fmean(figure(epoch) for epoch in run["history"][-5:])
 
 
 def last(run):
@@ -115,12 +112,12 @@ def fluctuation(run):
 
 
 MEASURES = {
-    "last5": last_epochs(lambda epoch: epoch["test_accuracy"]),
+    "last5": last_five(lambda epoch: epoch["test_accuracy"]),
     "last": last,
-    "loss": last_epochs(lambda epoch: epoch["test_loss"]),
+    "loss": last_five(lambda epoch: epoch["test_loss"]),
     "best test": lambda run: best(run["history"], "test_accuracy")["test_accuracy"],
     "best training": lambda run: best(run["history"], "train_accuracy")["train_accuracy"],
-    "gap": last_epochs(lambda epoch: epoch["train_accuracy"] - epoch["test_accuracy"]),
+    "gap": last_five(lambda epoch: epoch["train_accuracy"] - epoch["test_accuracy"]),
     "gap, eval": lambda run: run["train_accuracy_eval"] - last(run),
     "fluctuation": fluctuation,
     "last three epochs at the target":
@@ -167,7 +164,7 @@ class Part:
         values = a if share else [x - y for x, y in zip(a, b, strict=True)]
         margin = MARGINS.get(self.measure, 0) if self.margin is None else self.margin
         n, bounds, verdict = decide(values, self.wanted, self.than, margin, level)
-        return {"n": n, "a": a[:n], "b": b[:n], "share": share, "values": values,
+        return {"n": n, "a": a[:n], "b": b[:n], "share": share, "margin": margin,
                 "difference": statistics.fmean(values[:n]), "bounds": bounds, "verdict": verdict}
 
     def question(self):

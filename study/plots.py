@@ -6,6 +6,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from harness.plots import DARK, GREY, LIGHT, accuracy_axis, drawing, epoch_axis
 from harness.record import TARGET
+from study.evidence import FAILS, HOLDS, NO_DIFFERENCE, UNDECIDED
 
 # From light to dark along the ladder up to step 5, each with a mark of its own, for greyscale too.
 STYLES = [("#e8a33d", "s", ":"), ("#d1603d", "^", "-."), ("#4f7fb5", "D", "--"), ("#14265c", "o", "-"),
@@ -131,8 +132,8 @@ def compare(path, pairs, looks, margin, what, unit):
         figure.suptitle(what[0].upper() + what[1:])
 
 
-VERDICTS = {"holds": ("#3a9d6e", "o"), "does not hold": ("#d1603d", "X"),
-            "no difference that matters": ("#4f7fb5", "s"), "undecided": ("0.5", "D")}
+VERDICTS = {HOLDS: ("#3a9d6e", "o"), FAILS: ("#d1603d", "X"), NO_DIFFERENCE: ("#4f7fb5", "s"),
+            UNDECIDED: ("0.5", "D")}
 
 
 def forest(path, comparisons):

@@ -127,13 +127,18 @@ def as_text(environment, words):
     return " ".join([*variables, shlex.join(words)])
 
 
+def made_folder(folder, option):
+    """`folder`, which `option` names, made if it is not there. Raises UserError."""
+    try:
+        make_folder(folder)
+    except OSError as error:
+        raise cli.UserError(f"cannot write into {option}: {error}") from None
+    return folder
+
+
 def slurm(commands, args):
     """A batch script for Slurm that runs `commands` as one array job; makes the folder for its logs."""
-    logs = Path(args.out_dir).resolve() / "slurm"
-    try:
-        make_folder(logs)
-    except OSError as error:
-        raise cli.UserError(f"cannot write into --out-dir: {error}") from None
+    logs = made_folder(Path(args.out_dir).resolve() / "slurm", "--out-dir")
     # A run that begins afresh, since its checkpoint does not fit, goes on if it is requeued.
     resume = ' ${SLURM_RESTART_COUNT:+"--resume"}'
     cases = (f"{number}) exec env {as_text(*one)}{resume * ('--resume' not in one[1])} ;;"
@@ -146,11 +151,7 @@ def collect(wanted, args):
 
     What is there already stays, but for a run of the same seed.
     """
-    folder = Path(args.collect)
-    try:
-        make_folder(folder)
-    except OSError as error:
-        raise cli.UserError(f"cannot write into --collect: {error}") from None
+    folder = made_folder(Path(args.collect), "--collect")
     for name, variant in {name: variant for name, variant, _ in wanted}.items():
         path, runs = folder / f"{name}.jsonl", {}
         with contextlib.suppress(FileNotFoundError):
@@ -199,7 +200,7 @@ def main():
     args = parse(parser)
     if not args.seeds.split() or not all(seed.isdecimal() for seed in args.seeds.split()):
         raise cli.UserError(f"--seeds: {args.seeds!r} is not a list of whole numbers")
-    names = ([name for name in VARIANTS if name in LADDER or name not in STEPS] if args.claims else STEPS)
+    names = [name for name in VARIANTS if name in LADDER or name not in STEPS] if args.claims else STEPS
     variants = WIDTHS if args.frontier else {name: VARIANTS[name] for name in names}
     wanted = [(name, variant, int(seed)) for seed in dict.fromkeys(args.seeds.split())
               for name, variant in variants.items()]
@@ -209,7 +210,8 @@ def main():
         train(wanted, args)
     else:
         # One thread each: a job scheduler starts a run for each core.
-        commands = [command(*run, args, threads_for(sys.maxsize)) for run in wanted
+        threads = threads_for(sys.maxsize)
+        commands = [command(*run, args, threads) for run in wanted
                     if not finished(*run, args.out_dir, args.more)]
         if not commands:
             cli.warn(f"nothing left to do: all {len(wanted)} runs are finished")

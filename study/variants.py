@@ -105,11 +105,14 @@ def sweep_files(folder):
 
 def finished(name, variant, seed, out_dir, more):
     """That run, with the further options `more`, if it is there, complete, and made by the current code."""
-    facts, runs = variant.facts("--seed", str(seed), *more), []
+    runs = []
     with contextlib.suppress(FileNotFoundError, Damaged):
         runs.append(record.read(folder_of(name, seed, out_dir) / f"{variant.step}.json"))
     with contextlib.suppress(FileNotFoundError, Damaged):
         runs += record.read_lines(Path(out_dir) / f"{name}.jsonl")
+    if not runs:
+        return None
+    facts = variant.facts("--seed", str(seed), *more)
     return next((run for run in runs
                  if run["recipe"] == facts["recipe"] and variant.matches(run, facts)), None)
 

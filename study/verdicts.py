@@ -1,7 +1,7 @@
 """Claims of one or more comparisons: their verdicts, one by one and all together, and their tables."""
 from dataclasses import dataclass
 
-from study.evidence import FAILS, HOLDS, LEVEL, MARGINS, NO_DIFFERENCE, UNDECIDED, mean_and_error
+from study.evidence import FAILS, HOLDS, LEVEL, NO_DIFFERENCE, UNDECIDED, mean_and_error
 
 RULE = """\
 Accuracies are in percent, differences in points. "last5" is test accuracy, the mean of the last
@@ -70,16 +70,20 @@ def corrected(questions, found):
     return verdicts
 
 
+def numbered(number, parts, measure):
+    """The `parts` of a claim with their numbers, as 7a and 7b; `measure` is put behind them."""
+    for i, part in enumerate(parts):
+        yield f"{number}{'abcdef'[i] * (len(parts) > 1)}{measure}", part
+
+
 def table_rows(claims, found):
     """The rows of a table of all claims: what was compared, both sides, the difference, the verdict."""
     rows = [["", "claim", "compared", "first", "second", "difference", "n", "verdict"]]
     for number, claim in enumerate(claims, start=1):
         for measure, parts in ((", as printed", claim.parts), (", eval", claim.by_eval or [])):
             measure, sentence = measure if claim.by_eval else "", claim.sentence
-            for i, part in enumerate(parts):
-                letter = "abcdef"[i] if len(parts) > 1 else ""
-                rows.append([f"{number}{letter}{measure}", sentence, part.question(),
-                             *cells(part, part.result(found))])
+            for label, part in numbered(number, parts, measure):
+                rows.append([label, sentence, part.question(), *cells(part, part.result(found))])
                 sentence = ""
             if len(parts) > 1:
                 rows.append([f"{number}{measure}", "", "all of these", "", "", "", "",
@@ -92,15 +96,13 @@ def table_rows(claims, found):
 def comparisons(claims, found):
     """Each comparison as plots.forest takes it, with the number of its claim."""
     for number, claim in enumerate(claims, start=1):
-        for measure, parts in ((" eval", claim.by_eval or []), ("", claim.parts))[::-1]:
-            for i, part in enumerate(parts):
+        for measure, parts in (("", claim.parts), (" eval", claim.by_eval or [])):
+            for label, part in numbered(number, parts, measure):
                 if (result := part.result(found)) and result["bounds"]:
-                    letter = "abcdef"[i] if len(parts) > 1 else ""
-                    margin = (None if result["share"] else part.than if part.wanted == "within"
-                              else MARGINS[part.measure] if part.margin is None else part.margin)
-                    than = 0 if part.wanted == "within" else part.than
-                    yield (f"{number}{letter}{measure}  {part.question()}", result["difference"],
-                           result["bounds"], than, margin, result["verdict"])
+                    than, margin = ((0, part.than) if part.wanted == "within"
+                                    else (part.than, None if result["share"] else result["margin"]))
+                    yield (f"{label}  {part.question()}", result["difference"], result["bounds"],
+                           than, margin, result["verdict"])
 
 
 def cells(part, result):

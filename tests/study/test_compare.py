@@ -77,15 +77,14 @@ def test_a_copy_with_another_comment_makes_no_difference(tree, data_dir):
     written = {path: path.stat().st_mtime_ns for path in results.rglob("step*.json")}
     assert len(written) == 8
     # One of them undone: it alone is trained again.
-    undone = results / "seed3" / "step9_mine_dry_run_epochs_2_validate" / "step9_mine.json"
-    undone = next(path for path in written if path.name == undone.name and "seed3" in str(path))
+    undone = results / "seed3" / "step9_mine_dry-run_epochs_2_validate" / "step9_mine.json"
     undone.unlink()
     again = run(*words, cwd=tree)
     assert again.stdout.splitlines()[-2] == lines[-2]
     changed = {path for path in written if path.stat().st_mtime_ns != written[path]}
     assert changed == {undone}
     # Trained on another machine: it is trained anew, so that both of its pair are from this one.
-    elsewhere = next(path for path in written if path.name == "step4_aug_lr.json" and "seed2" in str(path))
+    elsewhere = results / "seed2" / "step4_aug_lr_dry-run_epochs_2_validate" / "step4_aug_lr.json"
     stored = json.loads(elsewhere.read_text())
     elsewhere.write_text(json.dumps(stored | {"machine": "another"}))
     assert run(*words, cwd=tree).returncode == 0

@@ -98,7 +98,7 @@ def test_what_to_expect_of_a_comparison():
              "pairs (median)"]]
     for measure, (_, unit, _, spread) in SAID.items():
         for difference in (0, 0.02, 0.05, 0.1, 0.2) if unit == "points" else ():
-            shares, pairs, _ = simulate(difference, spread, MARGINS[measure])
+            shares, pairs = simulate(difference, spread, MARGINS[measure])
             rows.append([measure, f"{difference:.2f}", *(f"{share:.1%}" for share in shares.values()),
                          f"{pairs:g}"])
     assert markdown(rows) in (ROOT / "docs" / "reproduce.md").read_text()
