@@ -34,7 +34,7 @@ def facts(script, code, net, args, published):
     return {"step": script.stem, "network": getattr(net, "__name__", type(net).__name__),
             "arguments": plain(args), "recipe": recipe(code, net), "commit": commit(script.resolve().parent),
             "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
-            "device": str(args.device), "threads": torch.get_num_threads(),
+            "device": device(args.device), "threads": torch.get_num_threads(),
             "machine": machine(),
             "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
             "published": published}
@@ -83,6 +83,13 @@ def _canonical(node):
     inside = " ".join(f"{name}={_canonical(value)}" for name, value in sorted(fields.items())
                       if value is not None and value != [])
     return f"({type(node).__name__} {inside})"
+
+
+def device(torch_device):
+    """The `torch_device` that a run is trained on, a GPU with its name, as in cuda (NVIDIA H200)."""
+    if torch_device.type != "cuda":
+        return str(torch_device)
+    return f"{torch_device} ({torch.cuda.get_device_name(torch_device)})"
 
 
 def processor():
