@@ -1,9 +1,16 @@
 """The table of layers, for networks of other kinds than the steps'."""
+import importlib
+import sys
+
 import pytest
 import torch
+from conftest import assert_one_line, run
 from torch import nn
 
 from harness import layer_table
+from study.variants import STEPS
+
+TABLE = sys.executable, "-m", "harness.layer_table"
 
 
 class Recurrent(nn.Module):
@@ -76,3 +83,91 @@ def test_no_parameters(capsys):
                                            ((3, torch.ones(1, 4)), "[-1, 4]")])
 def test_a_layer_with_an_answer_of_another_kind(answer, shape, capsys):
     assert table(Odd(answer), capsys)[0][0][:2] == ("Odd-1", shape)
+
+
+# ---------------------------------------------------------------- receptive fields
+
+
+class Winding(nn.Module):
+    """Padding, strides and dilation, other in height than in width, a detour, and what is no layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(1, 3, (3, 5), stride=(1, 2), padding=2)
+        self.detour = nn.Sequential(nn.Conv2d(3, 3, 3, padding=2, dilation=2), nn.BatchNorm2d(3), nn.ReLU())
+        self.pool = nn.MaxPool2d(3, stride=2)
+        self.last = nn.Conv2d(6, 2, (1, 3))
+
+    def forward(self, x):
+        x = self.first(x[..., 2:])
+        x = self.pool(torch.cat([x, x + self.detour(x)], dim=1))
+        return self.last(x).amax(dim=(2, 3))
+
+
+def by_gradients(model, number, y, x):
+    """The rows and columns of the image on which layer `number` depends at row y and column x of its map."""
+    torch.manual_seed(number)
+    model = model.double().eval()
+    # Many, since max pooling and ReLU pass on other pixels in each.
+    images = torch.rand(50, 1, 28, 28, dtype=torch.double, requires_grad=True)
+    maps = []
+    leaves = [layer for layer in model.modules() if not list(layer.children())]
+    hooks = [layer.register_forward_hook(lambda *call: maps.append(call[-1])) for layer in leaves]
+    model(images)
+    for hook in hooks:
+        hook.remove()
+    places = maps[number][:50, :, y, x]
+    (places * torch.rand_like(places)).sum().backward()
+    touched = images.grad.abs().sum(dim=(0, 1)) > 0
+    return [(hit[0].item(), hit[-1].item())
+            for hit in (touched.any(dim=1).nonzero(), touched.any(dim=0).nonzero())]
+
+
+@pytest.mark.parametrize("net", [Winding, *(importlib.import_module(step).Net for step in STEPS)])
+def test_receptive_fields_are_those_of_the_gradients(net):
+    model = net()
+    checked = 0
+    for number, layer in enumerate(layer_table.layers_with_receptive_fields(model)):
+        if not isinstance(layer.layer, (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)):
+            continue
+        height, width = layer.shape[1:]
+        for y, x in {(0, 0), (height // 2, width // 3), (height - 1, width - 1)}:
+            assert [layer.rows[y], layer.columns[x]] == by_gradients(model, number, y, x), (layer.name, y, x)
+            checked += 1
+    assert checked >= 10
+
+
+def table_with_fields(*words, **more):
+    """What `python -m harness.layer_table` prints: layer -> the words of its row, and the rest."""
+    process = run(*TABLE, *words, **more)
+    assert process.returncode == 0 and process.stderr == "", process.stderr
+    rows, rest = process.stdout.split("\n\n")
+    return {name: row for name, *row in map(str.split, rows.splitlines())}, rest
+
+
+def test_the_table_with_receptive_fields():
+    rows, rest = table_with_fields("step4_aug_lr")
+    assert rows["Conv2d-14"] == ["13x9x9", "936", "11.9%", "75,816", "2", "12"]
+    assert rows["MaxPool2d-13"] == ["8x11x11", "2", "8"]
+    assert rows["AvgPool2d-34"] == ["50x1x1", "28"]
+    assert len(rows) == 1 + 35
+    assert rest.startswith("7,852 parameters, 900,598 multiply-adds.\n")
+
+
+def test_a_file_of_ones_own(tmp_path):
+    (tmp_path / "mine.py").write_text("""
+from torch import nn
+class Net(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Conv2d(1, 4, (3, 5)), nn.Flatten(), nn.Linear(4 * 26 * 24, 10))
+""")
+    rows, rest = table_with_fields(tmp_path / "mine.py")
+    assert rows["Conv2d-1"] == ["4x26x24", "64", "0.3%", "37,440", "1", "3x5"]
+    assert rows["Linear-3"] == ["10", "24,970", "99.7%", "24,960"]
+    assert "25,034 parameters, 62,400 multiply-adds." in rest
+
+
+def test_a_file_without_a_network(tmp_path):
+    (tmp_path / "mine.py").write_text("")
+    assert_one_line(run(*TABLE, "step9"), "there is no file step9.py")
+    assert_one_line(run(*TABLE, tmp_path / "mine.py"), "has no class Net")

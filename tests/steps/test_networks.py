@@ -8,6 +8,7 @@ import torch
 from s5_tables import TABLES
 
 import common
+from harness import layer_table
 from study.variants import LADDER, STEPS
 
 
@@ -27,6 +28,26 @@ def test_summary_is_the_table_of_s5(step, capsys):
     assert len(layer.findall(rows)) == len(rows.split("\n")) - 2  # the pattern read every row
     assert f"Total params: {total}\nTrainable params: {total}\nNon-trainable params: 0\n" in printed
     assert re.findall(r"\(MB\): ([\d.]+)$", printed, re.MULTILINE) == list(megabytes)
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_sizes_and_receptive_fields_in_the_comments(step):
+    model = network(step)
+    found = {row.layer: row for row in layer_table.layers_with_receptive_fields(model)}
+    lines = [line for line in inspect.getsource(type(model)).splitlines()
+             if re.search(r"nn\.(?!Module|Sequential)\w+\(", line)]
+    layers = [layer for layer in model.modules() if not list(layer.children())]
+    checked = 0
+    for line, layer in zip(lines, layers, strict=True):
+        row = found[layer]
+        for size in re.findall(r"-> (\d+x\d+)", line):
+            assert size == "x".join(map(str, row.shape[1:])), line
+        for field in re.findall(r"receptive field (\d+)", line):
+            assert int(field) == layer_table.receptive_field(row.rows), line
+            checked += 1
+        if "the whole image" in line:
+            assert layer_table.receptive_field(row.rows) == 28, line
+    assert checked >= 6
 
 
 @pytest.mark.parametrize("step", LADDER)
