@@ -63,7 +63,7 @@ FOLDERS = --data-dir=$(DATA) --out-dir=$(OUT)
 OPTIONS = $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(DEVICE),--device $(DEVICE)) $(ARGS)
 SWEEP = $(PYTHON) -m study.sweep --seeds '$(SEEDS)' --jobs $(JOBS) --data-dir=$(DATA)
 
-.PHONY: help all step1 step2 step3 step4 step5 step6 $(STEPS) sweep compare claims frontier robustness report data bench \
+.PHONY: help all step1 step2 step3 step4 step5 step6 $(STEPS) sweep compare claims frontier robustness demo report data bench \
         check lint test clean distclean named-python force
 
 ## help        this list
@@ -118,6 +118,10 @@ frontier: $(READY)
 robustness: $(READY)
 	$(PYTHON) -m study.robustness $(FOLDERS)
 
+## demo        a page to draw a digit on, and to look inside the networks of the finished steps in OUT_DIR
+demo: $(READY)
+	$(PYTHON) -m study.demo $(FOLDERS)
+
 ## report      build report.md and report.html from the finished runs of sweep and claims, and of robustness
 report: $(READY)
 	$(PYTHON) -m study.report --out-dir=$(OUT)
@@ -146,7 +150,7 @@ test: lint
 ## clean       remove what runs and reports wrote into OUT_DIR, except the sweep's folders seed1, ..., frontier
 clean:
 	rm -f -- $(foreach e,log json png pt ckpt,$(OUT)/step*.$(e)) $(OUT)/.step*.lock $(OUT)/.*.incomplete
-	rm -f -- $(foreach f,summary.md summary.png report.md report.html robustness.json frontier.png bench/bench.json,$(OUT)/$(f)) $(OUT)/report_*.png
+	rm -f -- $(foreach f,summary.md summary.png demo.html report.md report.html robustness.json frontier.png bench/bench.json,$(OUT)/$(f)) $(OUT)/report_*.png
 	! test -d $(OUT) || rmdir -- $(OUT)/bench $(OUT) 2>/dev/null || true
 
 ## distclean   remove also the environment in .venv and MNIST in data (never in another DATA_DIR)

@@ -1,7 +1,9 @@
 """What the tests share: the real MNIST, and the scripts run as processes."""
+import html
 import importlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -76,6 +78,31 @@ def assert_one_line(process, *words):
     assert len(lines) == 1, process.stderr
     for word in words:
         assert str(word) in lines[0]
+
+
+def in_chromium(page, folder, probe, size=(1000, 800)):
+    """What the script `probe` returns at the end of the HTML `page`; the test is skipped without Chromium.
+
+    `folder` takes the page, and a profile for the browser; `size` is that of the window in pixels.
+    """
+    names = "chromium", "chromium-browser", "google-chrome"
+    browser = next((path for name in names if (path := shutil.which(name))), None)
+    if not browser:
+        pytest.skip("no Chromium on this machine")
+    path = folder / "elsewhere" / "page.html"  # away from other files: it must need none
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(page.replace("</html>", f"""<script>onload = () => (async () => {{ {probe} }})().then(
+        found => document.documentElement.setAttribute("data-found", JSON.stringify(found)),
+        error => document.documentElement.setAttribute("data-found", JSON.stringify(String(error.stack))))
+        </script></html>"""))
+    process = subprocess.run(
+        [browser, "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
+         f"--window-size={size[0]},{size[1]}", f"--user-data-dir={folder / 'profile'}",
+         "--virtual-time-budget=5000", "--dump-dom", path.as_uri()],
+        capture_output=True, text=True, timeout=120)
+    found = re.search(r'data-found="(.+?)"', process.stdout)
+    assert found, process.stderr
+    return json.loads(html.unescape(found[1]))
 
 
 def a_run(step="step4_aug_lr", seed=1, test=(99.0,) * 5, train=99.0, eval=99.5, network="Net", mistakes=(),

@@ -2,12 +2,11 @@
 import json
 import re
 import shutil
-import subprocess
 import sys
 
 import matplotlib.image
 import pytest
-from conftest import a_run, assert_one_line, run
+from conftest import a_run, assert_one_line, in_chromium, run
 
 from study import report
 from study.claims import CLAIMS
@@ -87,28 +86,13 @@ def test_the_report_is_the_same_each_time_it_is_built(reported, tmp_path):
 
 
 def test_the_page_in_a_browser(reported, tmp_path):
-    names = "chromium", "chromium-browser", "google-chrome"
-    browser = next((path for name in names if (path := shutil.which(name))), None)
-    if not browser:
-        pytest.skip("no Chromium on this machine")
-    page = tmp_path / "elsewhere" / "report.html"  # away from the pictures: it must need no other file
-    page.parent.mkdir()
     html = (reported[1] / "report.html").read_text()
     # The page is asked, when all is loaded, what became of its pictures, and what it loaded besides itself.
-    probe = """<script>onload = () => { document.body.setAttribute("data-found", JSON.stringify({
+    found = in_chromium(html, tmp_path, """return {
       pictures: [...document.images].map(i => i.complete && i.naturalWidth),
       tables: document.querySelectorAll("table").length,
       requests: performance.getEntriesByType("resource").map(r => r.name).filter(n => !n.startsWith("data:"))
-      })) }</script>"""
-    page.write_text(html.replace("</html>", probe + "</html>"))
-    process = subprocess.run(
-        [browser, "--headless=new", "--no-sandbox", "--disable-gpu",
-         f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=5000", "--dump-dom",
-         page.as_uri()],
-        capture_output=True, text=True, timeout=120)
-    found = re.search(r'data-found="(.+?)"', process.stdout)
-    assert found, process.stderr
-    found = json.loads(found[1].replace("&quot;", '"'))
+      }""")
     assert len(found["pictures"]) == 4 and all(width > 300 for width in found["pictures"])
     assert found["tables"] == 4 and found["requests"] == []
     assert not re.search(r'(src|href)=(?!"data:)', html)

@@ -1,0 +1,146 @@
+"""A page to draw a digit on, and to look inside the trained networks: results/demo.html.
+
+    python -m study.demo --out-dir results
+
+The page is one file that needs no other and no network. It holds the weights of every finished step in the
+folder, and computes with them itself. A step of your own is in it if the page has the operations that its
+network is made of.
+"""
+import base64
+import collections
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from harness import cli, mnist
+from harness.files import atomic_write
+from harness.layer_table import layers_with_receptive_fields, receptive_field
+from harness.loader import MEAN, STD
+from study.robustness import trained_network
+from study.variants import STEPS, load_runs
+
+# torch's operations, by their names in study/demo.js.
+OPERATIONS = {"conv2d", "batch_norm", "linear", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "mean",
+              "pad", "slice", "cat", "relu", "leaky_relu", "sigmoid", "tanh", "add", "sub", "mul",
+              "log_softmax", "softmax", "dropout", "reshape"}
+SAME_NUMBERS = {"view", "flatten", "squeeze", "unsqueeze"}  # in another shape
+UNKNOWN_OPTIONS = {"ceil_mode": False, "divisor_override": None, "alpha": 1}  # name -> the only value known
+HERE = Path(__file__).parent
+WRONG = 12  # images at most that a step gets wrong are on the shelf
+
+
+def described(model):
+    """What `model` computes for one image, and its layers, as study/demo.js takes them: a dict.
+
+    Raises UserError if there is an operation that the page does not have.
+    """
+    try:
+        exported = torch.export.export(model.eval(), (torch.zeros(1, 1, 28, 28),))
+    except Exception as error:  # any exception: the network's own code may raise it
+        raise cli.UserError(f"torch.export cannot follow it: {cli.one_line(error, 200)}") from None
+    held = {**exported.state_dict, **exported.constants}
+    tensors, operations, values, replaced = {}, [], {}, {}
+
+    def argument(value):
+        if isinstance(value, torch.fx.Node):
+            return {"tensor": replaced.get(value.name, value.name)}
+        return [argument(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+    for node in exported.graph.nodes:
+        if node.op != "call_function":
+            continue
+        kind = str(node.target).split(".")[1]
+        in_place, kind = kind.endswith("_"), kind.rstrip("_")
+        kind = "reshape" if kind in SAME_NUMBERS else kind
+        arguments = node.target._schema.arguments
+        given = dict(zip((a.name for a in arguments), node.args, strict=False)) | node.kwargs
+        if kind not in OPERATIONS or any(given.get(name, known) != known
+                                         for name, known in UNKNOWN_OPTIONS.items()):
+            raise cli.UserError(f"the page cannot compute {node.target}")
+        operations.append({"name": node.name, "kind": kind, "shape": list(node.meta["val"].shape),
+                           "args": [argument(given.get(a.name, a.default_value)) for a in arguments]})
+        if in_place:
+            replaced[node.args[0].name] = node.name
+        key, (path, _) = list(node.meta["nn_module_stack"].items())[-1]  # @1 if called again
+        values[path, int(key.partition("@")[2] or 0)] = operations[-1]
+    for spec in exported.graph_signature.input_specs:
+        if spec.target in held:
+            tensors[spec.arg.name] = {"shape": list(held[spec.target].shape),
+                                      "data": base64_of(held[spec.target].detach().float().numpy())}
+    paths = {module: path for path, module in model.named_modules()}
+    layers, calls = [], collections.Counter()
+    for layer in layers_with_receptive_fields(model):
+        path = paths[layer.layer]
+        operation = values.get((path, calls[path]))
+        calls[path] += 1
+        if operation and layer.rows:
+            layers.append({
+                "name": layer.name, "shape": layer.shape, "parameters": layer.parameters,
+                "rows": layer.rows, "columns": layer.columns, "field": receptive_field(layer.rows),
+                "kind": operation["kind"], "output": operation["name"],
+                "weight": operation["args"][1]["tensor"] if operation["kind"] == "conv2d" else None})
+    return {"tensors": tensors, "operations": operations, "layers": layers,
+            "input": exported.graph_signature.user_inputs[0],
+            "output": argument(exported.graph.output_node().args[0][0])["tensor"]}
+
+
+def base64_of(array):
+    """The numbers of the NumPy `array`, as they lie in memory, in base64."""
+    return base64.b64encode(np.ascontiguousarray(array).tobytes()).decode()
+
+
+def content(folder, args):
+    """What the page shows of the finished steps in `folder`, and of MNIST, as a dict. Raises UserError."""
+    runs, _ = load_runs(sorted(folder.glob("step*.json")), for_means=False)
+    networks = []
+    for run in runs:
+        try:
+            if run["step"] not in STEPS:
+                raise cli.UserError("there is no such step")
+            model = trained_network(run, folder / f"{run['step']}.pt")
+            networks.append(described(model) | {
+                "step": run["step"], "parameters": run["parameters"], "started": run["started"],
+                "seed": run["arguments"]["seed"], "epochs": len(run["history"]),
+                "accuracy": run["history"][-1]["test_accuracy"],
+                "split": "validation" if run["arguments"]["validate"] else "test",
+                # With --validate the images are others, and the test set stays unopened.
+                "wrong": [] if run["arguments"]["validate"] else [i for i, *_ in run["mistakes"][:WRONG]]})
+        except cli.UserError as error:
+            cli.warn(f"left out: {run['step']}: {error}")
+    if not networks:
+        raise cli.UserError(f"no finished run of a step in {folder}")
+    images, labels = (tensor.numpy() for tensor in mnist.load_test(args.data_dir, args.mirror))
+    wrong = {i for run in runs for i, *_ in run["mistakes"]}
+    right = [next(i for i in range(len(labels)) if labels[i] == digit and i not in wrong)
+             for digit in range(10)]
+    shown = sorted({*right, *(i for network in networks for i in network["wrong"])})
+    return {"networks": networks, "right": right, "mean": MEAN, "std": STD,
+            "images": {i: {"label": int(labels[i]), "disputed": i in mnist.DISPUTED,
+                           "pixels": base64_of(images[i])} for i in shown}}
+
+
+def page(data):
+    """The page that shows `data`, as content() gives it, as HTML."""
+    written = json.dumps(data, allow_nan=False).replace("<", "\\u003c")  # no </script> in the middle
+    html = (HERE / "demo.html").read_text(encoding="utf-8")
+    return html.replace("/* demo.js */", (HERE / "demo.js").read_text(encoding="utf-8")).replace(
+        "/* data */", f"const DATA = {written};")
+
+
+def main():
+    parser = cli.Parser(__doc__)
+    parser.add_argument("--out-dir", default="results", metavar="DIR", type=cli.folder,
+                        help="folder of the finished steps; the page is put there, too")
+    mnist.add_arguments(parser)
+    args = parser.parse_args()
+    folder = Path(args.out_dir)
+    html = page(content(folder, args))
+    with atomic_write(folder / "demo.html") as path:
+        path.write_text(html, encoding="utf-8")
+    print(f"Written: {folder / 'demo.html'}; open it in a browser")
+
+
+if __name__ == "__main__":
+    cli.run(main)
