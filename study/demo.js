@@ -129,7 +129,7 @@ const operations = {
       return out;
     }, x);
   },
-  pad(x, [left, right, top, bottom], mode, value) {
+  pad(x, [left, , top = 0], mode, value) {
     const [height, width] = x.shape.slice(2), [h, w] = this.shape.slice(2), out = tensor(this.shape);
     out.data.forEach((_, i) => {
       let y = Math.floor(i / w) % h - top, z = i % w - left;

@@ -21,12 +21,17 @@ from harness.loader import MEAN, STD
 from study.robustness import trained_network
 from study.variants import STEPS, load_runs
 
-# torch's operations, by their names in study/demo.js.
-OPERATIONS = {"conv2d", "batch_norm", "linear", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "mean",
-              "pad", "slice", "cat", "relu", "leaky_relu", "sigmoid", "tanh", "add", "sub", "mul",
-              "log_softmax", "softmax", "dropout", "reshape"}
-SAME_NUMBERS = {"view", "flatten", "squeeze", "unsqueeze"}  # in another shape
-UNKNOWN_OPTIONS = {"ceil_mode": False, "divisor_override": None, "alpha": 1}  # name -> the only value known
+# torch's operations that the page can compute, and what study/demo.js calls them.
+OPERATIONS = {
+    **{f"{kind}.default": kind for kind in (
+        "conv2d", "batch_norm", "linear", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "pad", "cat",
+        "relu", "leaky_relu", "sigmoid", "tanh", "dropout")},
+    "add.Tensor": "add", "sub.Tensor": "sub", "mul.Tensor": "mul", "mean.dim": "mean",
+    "slice.Tensor": "slice", "log_softmax.int": "log_softmax", "softmax.int": "softmax",
+    **dict.fromkeys(("view.default", "reshape.default", "flatten.using_ints", "squeeze.dim",
+                     "unsqueeze.default"), "reshape")}
+# With other values than these an operation is another.
+USUAL = {"ceil_mode": (False,), "divisor_override": (None,), "alpha": (1,), "mode": ("constant", "replicate")}
 HERE = Path(__file__).parent
 WRONG = 12  # images at most that a step gets wrong are on the shelf
 
@@ -40,40 +45,20 @@ def described(model):
         exported = torch.export.export(model.eval(), (torch.zeros(1, 1, 28, 28),))
     except Exception as error:  # any exception: the network's own code may raise it
         raise cli.UserError(f"torch.export cannot follow it: {cli.one_line(error, 200)}") from None
-    held = {**exported.state_dict, **exported.constants}
-    tensors, operations, values, replaced = {}, [], {}, {}
-
-    def argument(value):
-        if isinstance(value, torch.fx.Node):
-            return {"tensor": replaced.get(value.name, value.name)}
-        return [argument(item) for item in value] if isinstance(value, (list, tuple)) else value
-
-    for node in exported.graph.nodes:
-        if node.op != "call_function":
-            continue
-        kind = str(node.target).split(".")[1]
-        in_place, kind = kind.endswith("_"), kind.rstrip("_")
-        kind = "reshape" if kind in SAME_NUMBERS else kind
-        arguments = node.target._schema.arguments
-        given = dict(zip((a.name for a in arguments), node.args, strict=False)) | node.kwargs
-        if kind not in OPERATIONS or any(given.get(name, known) != known
-                                         for name, known in UNKNOWN_OPTIONS.items()):
-            raise cli.UserError(f"the page cannot compute {node.target}")
-        operations.append({"name": node.name, "kind": kind, "shape": list(node.meta["val"].shape),
-                           "args": [argument(given.get(a.name, a.default_value)) for a in arguments]})
-        if in_place:
-            replaced[node.args[0].name] = node.name
-        key, (path, _) = list(node.meta["nn_module_stack"].items())[-1]  # @1 if called again
-        values[path, int(key.partition("@")[2] or 0)] = operations[-1]
+    operations, output = operations_of(exported.graph)
+    held, tensors = {**exported.state_dict, **exported.constants}, {}
     for spec in exported.graph_signature.input_specs:
         if spec.target in held:
             tensors[spec.arg.name] = {"shape": list(held[spec.target].shape),
                                       "data": base64_of(held[spec.target].detach().float().numpy())}
+    # A layer's second call has a key that ends in @1.
+    by_call = {(path, int(key.partition("@")[2] or 0)): operation for operation in operations
+               for key, path in [operation.pop("layer")]}
     paths = {module: path for path, module in model.named_modules()}
     layers, calls = [], collections.Counter()
     for layer in layers_with_receptive_fields(model):
         path = paths[layer.layer]
-        operation = values.get((path, calls[path]))
+        operation = by_call.get((path, calls[path]))
         calls[path] += 1
         if operation and layer.rows:
             layers.append({
@@ -81,9 +66,35 @@ def described(model):
                 "rows": layer.rows, "columns": layer.columns, "field": receptive_field(layer.rows),
                 "kind": operation["kind"], "output": operation["name"],
                 "weight": operation["args"][1]["tensor"] if operation["kind"] == "conv2d" else None})
-    return {"tensors": tensors, "operations": operations, "layers": layers,
-            "input": exported.graph_signature.user_inputs[0],
-            "output": argument(exported.graph.output_node().args[0][0])["tensor"]}
+    return {"tensors": tensors, "operations": operations, "layers": layers, "output": output,
+            "input": exported.graph_signature.user_inputs[0]}
+
+
+def operations_of(graph):
+    """The operations of an exported `graph` in turn, as a list of dicts, and the name of what comes out."""
+    operations, changed = [], {}  # what has been changed in place: name -> that of its later value
+
+    def argument(value):
+        if isinstance(value, torch.fx.Node):
+            return {"tensor": changed.get(value.name, value.name)}
+        return [argument(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+    for node in graph.nodes:
+        if node.op == "call_function":
+            name = str(node.target).removeprefix("aten.")
+            arguments = node.target._schema.arguments
+            given = dict(zip((a.name for a in arguments), node.args, strict=False)) | node.kwargs
+            kind = OPERATIONS.get(name.replace("_.", "."))
+            if not kind or len(given.get("pad", ())) > 4 or any(
+                    given.get(option, known[0]) not in known for option, known in USUAL.items()):
+                raise cli.UserError(f"the page cannot compute {name}")
+            key, (path, _) = list(node.meta["nn_module_stack"].items())[-1]
+            operations.append({"name": node.name, "kind": kind, "shape": list(node.meta["val"].shape),
+                               "args": [argument(given.get(a.name, a.default_value)) for a in arguments],
+                               "layer": (key, path)})
+            if "_." in name:
+                changed[node.args[0].name] = node.name
+    return operations, argument(graph.output_node().args[0][0])["tensor"]
 
 
 def base64_of(array):
