@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from conftest import a_run, assert_one_line, in_chromium, run, train
 from torch import nn
 
-from harness import cli
+from harness import cli, mnist
 from harness.loader import Loader, predict
 from study import demo
 from study.robustness import trained_network
@@ -35,14 +35,17 @@ def a_network(step):
 
 
 @pytest.fixture(scope="module")
-def finished(data_dir, tmp_path_factory):
-    """A folder with weights of every step; step 6 is trained for an epoch, and its JSON is hostile."""
+def finished(tensors, tmp_path_factory):
+    """A folder with weights of every step. Step 6 is trained on some images; its JSON is hostile."""
     folder = tmp_path_factory.mktemp("finished")
     torch.manual_seed(1)
     for step in STEPS:
         (folder / f"{step}.json").write_text(json.dumps(a_run(step, mistakes=[[947, 8, 9], [8, 5, 6]])))
         torch.save(a_network(step).state_dict(), folder / f"{step}.pt")
-    train(folder, "step6_fast", "--epochs", 1, "--data-dir", data_dir, "--device", "cpu")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mnist, "load_training", lambda *_: (tensors[0][:12000], tensors[1][:12000]))
+        patch.setattr(mnist, "load_test", lambda *_: (tensors[2][:1000], tensors[3][:1000]))
+        train(folder, "step6_fast", "--epochs", 1, "--batch-size", 64, "--device", "cpu")
     path = folder / "step6_fast.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"started": HOSTILE}))
     return folder
