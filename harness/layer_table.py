@@ -1,10 +1,8 @@
-"""Tables of a network's layers: the one that the notebooks printed, and one with receptive fields.
+"""Tables of a network's layers: that of the log, and one with receptive fields.
 
     python -m harness.layer_table step4_aug_lr     # a step, or a file of your own with a class Net
-
-The second has, for each layer, its part of the parameters and of the multiply-adds, the stride, and the
-receptive field: how many pixels of the image, in height and width, a value of its map depends on.
 """
+import contextlib
 import copy
 import importlib.util
 import itertools
@@ -18,6 +16,11 @@ import torch
 from harness import cli
 
 COMPUTING = torch.nn.Conv2d, torch.nn.Linear  # the layers whose multiply-adds are counted
+LEGEND = """\
+Output: maps x height x width. Multiply-adds: one for each weight at each place.
+Stride: how many pixels of the image lie between a place in the map and the next, after all layers so far.
+Receptive field: the height and width, in pixels, of what a place in the map depends on, if the image went on
+beyond its border; "all" if that is everything. Where both are empty, the output is not a map."""
 
 
 @dataclass
@@ -27,30 +30,17 @@ class Layer:
     layer: torch.nn.Module
     shape: tuple
     parameters: int
-    # The first and last row of the image that each row of the map depends on, and so the columns.
+    # Of the image: the first and last row that each row of the map depends on, and so the columns.
     rows: list = ()
     columns: list = ()  # both empty if the output is no map
+    stride: tuple = ()  # (down, to the right), in pixels from one place of the map to the next
+    field: tuple = ()  # (height, width) of the receptive field, in pixels; None stands for all
 
     @property
     def multiply_adds(self):
         """One for each weight and place; 0 for layers other than convolutions and linear ones."""
         places = self.shape[1:] if isinstance(self.layer, torch.nn.Conv2d) else self.shape[:-1]
         return self.layer.weight.numel() * math.prod(places) if isinstance(self.layer, COMPUTING) else 0
-
-
-def stride(side):
-    """How many pixels apart neighbours in a map are in the image, down or to the right; 0 if there are none.
-
-    `side` is the rows or the columns of a Layer.
-    """
-    steps = [b - a for ends in zip(*side, strict=True) for a, b in itertools.pairwise(ends)]
-    return max(steps, default=0)  # where the border of the image cuts a field off, they are less
-
-
-def receptive_field(side):
-    """Its height or width in pixels, as if the image went on beyond its border; `side` as above."""
-    # The border cuts off the beginning of the first field at most, and the end of the last.
-    return side[0][1] - side[-1][0] + 1 + stride(side) * (len(side) - 1)
 
 
 def outputs(model, images, keep=lambda tensor: tuple(tensor.shape[1:])):
@@ -68,11 +58,13 @@ def outputs(model, images, keep=lambda tensor: tuple(tensor.shape[1:])):
     hooks = [layer.register_forward_hook(note) for layer in leaves]
     training, device = model.training, next(model.parameters(), torch.empty(0)).device
     model.eval()  # or these images would enter the running statistics of batch norm
-    with torch.no_grad():
-        model(images.to(device))
-    model.train(training)
-    for hook in hooks:
-        hook.remove()
+    try:
+        with torch.no_grad():
+            model(images.to(device))
+    finally:
+        model.train(training)
+        for hook in hooks:
+            hook.remove()
     return seen
 
 
@@ -93,34 +85,59 @@ def layers(model, input_size=(1, 28, 28)):
 
 
 def layers_with_receptive_fields(model, input_size=(1, 28, 28)):
-    """The layers of `model` as a list of Layer, with rows and columns.
+    """The layers of `model` as a list of Layer with rows, columns, stride and field.
 
     These are tried out, not derived, so that they hold for networks of every kind: what depends on a pixel
-    that is NaN is NaN itself. The network sees one image for each row and column of pixels, with NaN there.
-    (Where it looks at shifted images as well, those of the image as it is must come first.)
+    that is NaN is NaN itself. Stride and field are those in an image three times as high (wide), where the
+    border is far away.
     """
     channels, height, width = input_size
-    images = torch.zeros(height + width, channels, height, width, dtype=torch.double)
-    for row in range(height):
-        images[row, :, row] = math.nan
-    for column in range(width):
-        images[height + column, :, :, column] = math.nan
-    # In double precision each value is computed on its own, and not in tiles, through which NaN would spread.
-    exact = copy.deepcopy(model).cpu().double()
-
-    def ranges(tensor):
-        """The first and last row, and column, that each row and column of the map `tensor` depends on."""
-        if tensor.dim() != 4 or len(tensor) < len(images):
-            return ()
-        depends = tensor[:len(images)].isnan().any(dim=1)
-        return [[(hit[0], hit[-1]) for line in lines.T if (hit := line.nonzero().flatten().tolist())]
-                for lines in (depends[:height].any(dim=2), depends[height:].any(dim=1))]
-
     found = layers(model, input_size)
-    for layer, (_, sides) in zip(found, outputs(exact, images, ranges), strict=True):
-        if sides:
-            layer.rows, layer.columns = sides
+    high, wide = (channels, 3 * height, width), (channels, height, 3 * width)
+    sides = [seen_by(model, *what) for what in ((input_size, 2), (input_size, 3), (high, 2), (wide, 3))]
+    for layer, rows, columns, *far in itertools.zip_longest(found, *sides, fillvalue=()):
+        if rows and columns:
+            layer.rows, layer.columns = rows, columns
+            layer.stride, layer.field = zip(*map(middle, far, (3 * height, 3 * width)), strict=True)
     return found
+
+
+def seen_by(model, input_size, dim):
+    """For each layer: the first and last line of the image that each line of its map depends on, as a list.
+
+    The lines are rows if `dim` is 2, columns if it is 3. The list is empty if the output is no map; layers
+    that do not work with images of this size are missing at the end. (Where a network looks at shifted
+    images as well, those of the image as it is must come first in the batch.)
+    """
+    images = torch.zeros(input_size[dim - 1], *input_size, dtype=torch.double)
+    for number, image in enumerate(images):
+        image.select(dim - 1, number).fill_(math.nan)
+    sides = []
+
+    def keep(tensor):
+        ranges = []
+        if tensor.dim() == 4 and len(tensor) >= len(images):
+            depends = tensor[:len(images)].isnan().any(dim=1).any(dim=4 - dim)
+            ranges = [(hit[0], hit[-1]) for line in depends.T if (hit := line.nonzero().flatten().tolist())]
+        sides.append(ranges)
+
+    # In double precision each value is computed on its own, and not in tiles, through which NaN would spread.
+    with contextlib.suppress(Exception):  # of any kind: it is the network's
+        outputs(copy.deepcopy(model).cpu().double(), images, keep)
+    return sides
+
+
+def middle(side, size):
+    """Stride and receptive field of a map's middle place, given what seen_by() says of it.
+
+    The stride is None if it is the only place; the field is None if it is all of the image or more.
+    """
+    if not side:  # the network takes no image but those of its own size
+        return None, None
+    number = len(side) // 2
+    first, last = side[number]
+    stride = first - side[number - 1][0] if number else None
+    return stride, None if first == 0 or last == size - 1 else last - first + 1
 
 
 def multiply_adds(model, images):
@@ -155,38 +172,47 @@ def summary(model, input_size=(1, 28, 28)):
           f"Estimated Total Size (MB): {input_mb + outputs_mb + parameters_mb:.2f}", thin, "", sep="\n")
 
 
+def load(name):
+    """The module in the file `name`, with .py or without, or the only one whose name begins so."""
+    path = Path(name)
+    if path.suffix != ".py":
+        candidates = sorted(path.parent.glob(f"{path.name}*.py")) if path.name else []
+        exact = Path(f"{name}.py")
+        path = exact if exact in candidates or len(candidates) != 1 else candidates[0]
+    if not path.is_file():
+        raise cli.UserError(f"there is no step or file {name!r}")
+    sys.path.insert(0, str(path.parent))  # for its neighbours
+    spec = importlib.util.spec_from_file_location("network", path)
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, "Net"):
+        raise cli.UserError(f"{path} has no class Net")
+    return module
+
+
 def main():
     parser = cli.Parser(__doc__)
     parser.add_argument("step", help="as in step4_aug_lr, or a file that has a class Net")
-    path = Path(parser.parse_args().step)
-    path = path.with_name(f"{path.name.removesuffix('.py')}.py")
-    if not path.is_file():
-        raise cli.UserError(f"there is no file {path}")
-    sys.path.insert(0, str(path.parent))
-    module = importlib.import_module(path.stem)
-    if not hasattr(module, "Net"):
-        raise cli.UserError(f"{path} has no class Net")
+    model = load(parser.parse_args().step).Net()
 
-    def both(measure, layer):
+    def both(numbers):
         """As in 24, or 24x12 where height and width differ."""
-        sides = [side for side in (layer.rows, layer.columns) if side]
-        return "x".join(dict.fromkeys(str(measure(side) or "") for side in sides))
+        return "x".join(dict.fromkeys("all" if number is None else str(number) for number in numbers))
 
     def count(number):
         return f"{number:,}" if number else ""
 
-    model = module.Net()
     found = layers_with_receptive_fields(model)
     parameters = sum(p.numel() for p in model.parameters())
     line = "{:>18} {:>12} {:>11} {:>7} {:>14} {:>7} {:>16}"
     print(line.format("Layer", "Output", "Parameters", "Share", "Multiply-adds", "Stride", "Receptive field"))
     for layer in found:
         share = f"{layer.parameters / parameters:.1%}" if layer.parameters else ""
+        stride = both(layer.stride) if None not in layer.stride else ""
         print(line.format(layer.name, "x".join(map(str, layer.shape)), count(layer.parameters), share,
-                          count(layer.multiply_adds), both(stride, layer), both(receptive_field, layer)))
-    print(f"\n{parameters:,} parameters, {sum(layer.multiply_adds for layer in found):,} multiply-adds.\n"
-          "Stride: how far apart, in pixels of the image, neighbours in the map look.\n"
-          "Receptive field: the height and width, in pixels, of what each of them looks at.")
+                          count(layer.multiply_adds), stride, both(layer.field)))
+    multiply_adds = sum(layer.multiply_adds for layer in found)
+    print(f"\n{parameters:,} parameters, {multiply_adds:,} multiply-adds.\n{LEGEND}")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import torch
 
 from harness import cli, mnist
 from harness.files import atomic_write
-from harness.layer_table import layers_with_receptive_fields, receptive_field
+from harness.layer_table import layers_with_receptive_fields
 from harness.loader import MEAN, STD
 from study.robustness import trained_network
 from study.variants import STEPS, load_runs
@@ -63,7 +63,8 @@ def described(model):
         if operation and layer.rows:
             layers.append({
                 "name": layer.name, "shape": layer.shape, "parameters": layer.parameters,
-                "rows": layer.rows, "columns": layer.columns, "field": receptive_field(layer.rows),
+                "rows": layer.rows, "columns": layer.columns,
+                "field": "x".join(str(n) for n in dict.fromkeys(layer.field)),
                 "kind": operation["kind"], "output": operation["name"],
                 "weight": operation["args"][1]["tensor"] if operation["kind"] == "conv2d" else None})
     return {"tensors": tensors, "operations": operations, "layers": layers, "output": output,

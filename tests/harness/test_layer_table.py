@@ -1,5 +1,6 @@
 """The table of layers, for networks of other kinds than the steps'."""
 import importlib
+import re
 import sys
 
 import pytest
@@ -137,19 +138,40 @@ def test_receptive_fields_are_those_of_the_gradients(net):
     assert checked >= 10
 
 
+class Padded(nn.Sequential):
+    """As VGG is built: the border cuts off most of the receptive fields in an image of 28x28."""
+
+    def __init__(self):
+        layers = []
+        for channels in (1, 4, 4):
+            layers += [nn.Conv2d(channels, 4, 3, padding=1), nn.ReLU(),
+                       nn.Conv2d(4, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
+        super().__init__(*layers, nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1),
+                         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10), nn.LogSoftmax(dim=1))
+
+
+def test_strides_and_receptive_fields_as_worked_out_by_hand():
+    found = layer_table.layers_with_receptive_fields(Padded())
+    assert [(layer.stride[0], layer.field[0]) for layer in found if layer.rows] == [
+        (1, 3), (1, 3), (1, 5), (1, 5), (2, 6), (2, 10), (2, 10), (2, 14), (2, 14), (4, 16),
+        (4, 24), (4, 24), (4, 32), (4, 32), (8, 36), (8, 52), (8, 68), (None, None)]
+    assert [layer.rows[0] for layer in found if layer.rows][-4:] == [(0, 21), (0, 27), (0, 27), (0, 27)]
+
+
 def table_with_fields(*words, **more):
     """What `python -m harness.layer_table` prints: layer -> the words of its row, and the rest."""
     process = run(*TABLE, *words, **more)
     assert process.returncode == 0 and process.stderr == "", process.stderr
+    assert not re.search("[^\\n]{111}", process.stdout)
     rows, rest = process.stdout.split("\n\n")
     return {name: row for name, *row in map(str.split, rows.splitlines())}, rest
 
 
 def test_the_table_with_receptive_fields():
-    rows, rest = table_with_fields("step4_aug_lr")
+    rows, rest = table_with_fields("step4")
     assert rows["Conv2d-14"] == ["13x9x9", "936", "11.9%", "75,816", "2", "12"]
     assert rows["MaxPool2d-13"] == ["8x11x11", "2", "8"]
-    assert rows["AvgPool2d-34"] == ["50x1x1", "28"]
+    assert rows["AvgPool2d-34"] == ["50x1x1", "10", "28"]
     assert len(rows) == 1 + 35
     assert rest.startswith("7,852 parameters, 900,598 multiply-adds.\n")
 
@@ -167,7 +189,25 @@ class Net(nn.Sequential):
     assert "25,034 parameters, 62,400 multiply-adds." in rest
 
 
+def test_a_network_that_takes_only_its_own_precision_and_size(tmp_path):
+    (tmp_path / "random.py").write_text("""
+from torch import nn
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.last = nn.Conv2d(1, 4, 3), nn.Linear(4 * 26 * 26, 10)
+    def forward(self, x):
+        return self.last(self.conv(x.float()).view(-1, 4 * 26 * 26))
+""")
+    rows, _ = table_with_fields(tmp_path / "random.py")
+    assert rows["Conv2d-1"] == ["4x26x26", "40", "0.1%", "24,336"]  # its field cannot be tried out
+
+
+@pytest.mark.parametrize("name", ["step9", "step", "", ".", "/", "README.md"])
+def test_no_such_step(name):
+    assert_one_line(run(*TABLE, name), f"there is no step or file {name!r}")
+
+
 def test_a_file_without_a_network(tmp_path):
     (tmp_path / "mine.py").write_text("")
-    assert_one_line(run(*TABLE, "step9"), "there is no file step9.py")
     assert_one_line(run(*TABLE, tmp_path / "mine.py"), "has no class Net")
