@@ -60,6 +60,13 @@ function logSoftmax(x, dim) {
   return out;
 }
 
+/** The error function: Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.26; within 2e-7. */
+function erf(x) {
+  const t = 1 / (1 + 0.3275911 * Math.abs(x));
+  const series = ((((1.061405429 * t - 1.453152027) * t + 1.421413741) * t - 0.284496736) * t + 0.254829592) * t;
+  return Math.sign(x) * (1 - series * Math.exp(-x * x));
+}
+
 // By torch's names, with torch's arguments; `this` is the operation, with the shape that comes out.
 const operations = {
   conv2d(x, weight, bias, [down, right], [top, left], [dilationY, dilationX], groups) {
@@ -142,7 +149,7 @@ const operations = {
   },
   slice(x, dim, start, end, step) {
     const [, n, after] = around(x.shape, dim), [, count] = around(this.shape, dim), out = tensor(this.shape);
-    const first = (start ?? 0) < 0 ? start + n : start ?? 0;
+    const first = Math.max(0, (start ?? 0) < 0 ? start + n : start ?? 0);
     out.data.forEach((_, i) => {
       const k = first + Math.floor(i / after) % count * step;
       out.data[i] = x.data[(Math.floor(i / (after * count)) * n + k) * after + i % after];
@@ -161,11 +168,19 @@ const operations = {
   reshape(x) { return tensor(this.shape, x.data); },
   relu(x) { return map(x, v => Math.max(v, 0)); },
   leaky_relu(x, slope) { return map(x, v => v < 0 ? slope * v : v); },
+  elu(x, alpha, scale, inner) { return map(x, v => scale * (v > 0 ? v : alpha * Math.expm1(inner * v))); },
+  silu(x) { return map(x, v => v / (1 + Math.exp(-v))); },
+  gelu(x, approximate) {
+    return map(x, approximate === "tanh" ? v => v / 2 * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (v + 0.044715 * v ** 3)))
+      : v => v / 2 * (1 + erf(v / Math.SQRT2)));
+  },
+  hardtanh(x, least, most) { return map(x, v => Math.min(Math.max(v, least), most)); },
   sigmoid(x) { return map(x, v => 1 / (1 + Math.exp(-v))); },
   tanh(x) { return map(x, Math.tanh); },
   add(a, b) { return broadcast(a, b, (x, y) => x + y, this.shape); },
   sub(a, b) { return broadcast(a, b, (x, y) => x - y, this.shape); },
   mul(a, b) { return broadcast(a, b, (x, y) => x * y, this.shape); },
+  div(a, b) { return broadcast(a, b, (x, y) => x / y, this.shape); },
   log_softmax: logSoftmax,
   softmax(x, dim) { return map(logSoftmax(x, dim), Math.exp); },
   dropout(x) { return x; },

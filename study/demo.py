@@ -17,21 +17,23 @@ import torch
 from harness import cli, mnist
 from harness.files import atomic_write
 from harness.layer_table import layers_with_receptive_fields
-from harness.loader import MEAN, STD
+from harness.loader import MEAN, STD, Loader, predict
 from study.robustness import trained_network
-from study.variants import STEPS, load_runs
+from study.variants import STEPS, VARIANTS, load_runs
 
 # torch's operations that the page can compute, and what study/demo.js calls them.
 OPERATIONS = {
     **{f"{kind}.default": kind for kind in (
         "conv2d", "batch_norm", "linear", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "pad", "cat",
-        "relu", "leaky_relu", "sigmoid", "tanh", "dropout")},
-    "add.Tensor": "add", "sub.Tensor": "sub", "mul.Tensor": "mul", "mean.dim": "mean",
-    "slice.Tensor": "slice", "log_softmax.int": "log_softmax", "softmax.int": "softmax",
+        "relu", "leaky_relu", "elu", "silu", "gelu", "hardtanh", "sigmoid", "tanh", "dropout")},
+    **{f"{kind}.Tensor": kind for kind in ("add", "sub", "mul", "div", "slice")},
+    "conv2d.padding": "conv2d", "feature_dropout.default": "dropout", "mean.dim": "mean",
+    "log_softmax.int": "log_softmax", "softmax.int": "softmax",
     **dict.fromkeys(("view.default", "reshape.default", "flatten.using_ints", "squeeze.dim",
                      "unsqueeze.default"), "reshape")}
 # With other values than these an operation is another.
-USUAL = {"ceil_mode": (False,), "divisor_override": (None,), "alpha": (1,), "mode": ("constant", "replicate")}
+USUAL = {"ceil_mode": (False,), "divisor_override": (None,), "mode": ("constant", "replicate"),
+         "train": (False,), "training": (False,)}
 HERE = Path(__file__).parent
 WRONG = 12  # images at most that a step gets wrong are on the shelf
 
@@ -83,19 +85,33 @@ def operations_of(graph):
     for node in graph.nodes:
         if node.op == "call_function":
             name = str(node.target).removeprefix("aten.")
-            arguments = node.target._schema.arguments
-            given = dict(zip((a.name for a in arguments), node.args, strict=False)) | node.kwargs
+            key, (path, _) = list(node.meta.get("nn_module_stack", {"": ("", "")}).items())[-1]
             kind = OPERATIONS.get(name.replace("_.", "."))
-            if not kind or len(given.get("pad", ())) > 4 or any(
-                    given.get(option, known[0]) not in known for option, known in USUAL.items()):
-                raise cli.UserError(f"the page cannot compute {name}")
-            key, (path, _) = list(node.meta["nn_module_stack"].items())[-1]
+            arguments = node.target._schema.arguments if kind else ()
+            given = dict(zip((a.name for a in arguments), node.args, strict=False)) | node.kwargs
+            odd = [option for option, usual in USUAL.items() if given.get(option, usual[0]) not in usual]
+            scaled = kind in ("add", "sub") and "alpha" in given
+            if not kind or odd or scaled or len(given.get("pad", ())) > 4:
+                raise cli.UserError(f"the page cannot compute {name}{f' (in {path})' * bool(path)}")
+            if name == "conv2d.padding":
+                given["padding"] = same_padding(given)
             operations.append({"name": node.name, "kind": kind, "shape": list(node.meta["val"].shape),
                                "args": [argument(given.get(a.name, a.default_value)) for a in arguments],
                                "layer": (key, path)})
             if "_." in name:
                 changed[node.args[0].name] = node.name
     return operations, argument(graph.output_node().args[0][0])["tensor"]
+
+
+def same_padding(given):
+    """The numbers that padding="same" or "valid" stands for, of a convolution's arguments `given`."""
+    kernel = given["weight"].meta["val"].shape[2:]
+    around = [size * (length - 1) for size, length in zip(given.get("dilation", (1, 1)), kernel, strict=True)]
+    if given["padding"] == "valid":
+        return [0, 0]
+    if any(number % 2 for number in around):
+        raise cli.UserError("the page cannot compute padding that differs from side to side")
+    return [number // 2 for number in around]
 
 
 def base64_of(array):
@@ -106,31 +122,40 @@ def base64_of(array):
 def content(folder, args):
     """What the page shows of the finished steps in `folder`, and of MNIST, as a dict. Raises UserError."""
     runs, _ = load_runs(sorted(folder.glob("step*.json")), for_means=False)
-    networks = []
+    images, labels = mnist.load_test(args.data_dir, args.mirror)
+    networks, wrong = [], set()
     for run in runs:
+        step, validated = run["step"], run["arguments"]["validate"]
         try:
-            if run["step"] not in STEPS:
+            if step not in STEPS:
                 raise cli.UserError("there is no such step")
-            model = trained_network(run, folder / f"{run['step']}.pt")
-            networks.append(described(model) | {
-                "step": run["step"], "parameters": run["parameters"], "started": run["started"],
-                "seed": run["arguments"]["seed"], "epochs": len(run["history"]),
-                "accuracy": run["history"][-1]["test_accuracy"],
-                "split": "validation" if run["arguments"]["validate"] else "test",
-                # With --validate the images are others, and the test set stays unopened.
-                "wrong": [] if run["arguments"]["validate"] else [i for i, *_ in run["mistakes"][:WRONG]]})
+            if run["arguments"]["dry_run"]:
+                raise cli.UserError("it is a dry run")
+            model = trained_network(run, folder / f"{step}.pt")
+            network = described(model)
         except cli.UserError as error:
-            cli.warn(f"left out: {run['step']}: {error}")
+            cli.warn(f"left out: {step}: {error}")
+            continue
+        if run["recipe"] != VARIANTS[step].facts()["recipe"]:
+            cli.warn(f"{step} was trained before its code was changed")
+        # With --validate the images are others, and the test set stays unopened.
+        mistakes = [] if validated else [image for image, *_ in run["mistakes"]]
+        wrong |= {*mistakes}
+        networks.append(network | {
+            "step": step, "parameters": run["parameters"], "started": run["started"],
+            "seed": run["arguments"]["seed"], "epochs": len(run["history"]),
+            "accuracy": run["history"][-1]["test_accuracy"],
+            "split": "validation" if validated else "test", "wrong": mistakes[:WRONG],
+            "check": {"image": 0, "output": predict(model, Loader(images[:1], labels[:1], 1))[0].tolist()}})
     if not networks:
-        raise cli.UserError(f"no finished run of a step in {folder}")
-    images, labels = (tensor.numpy() for tensor in mnist.load_test(args.data_dir, args.mirror))
-    wrong = {i for run in runs for i, *_ in run["mistakes"]}
-    right = [next(i for i in range(len(labels)) if labels[i] == digit and i not in wrong)
+        raise cli.UserError(f"no finished run of a step in {folder}; train one first, as by `make step4`")
+    right = [next((i for i in range(len(labels)) if labels[i] == digit and i not in wrong), None)
              for digit in range(10)]
-    shown = sorted({*right, *(i for network in networks for i in network["wrong"])})
+    right = [i for i in right if i is not None]  # a network may get every image of a digit wrong
+    shown = sorted({0, *right, *(i for network in networks for i in network["wrong"])})
     return {"networks": networks, "right": right, "mean": MEAN, "std": STD,
             "images": {i: {"label": int(labels[i]), "disputed": i in mnist.DISPUTED,
-                           "pixels": base64_of(images[i])} for i in shown}}
+                           "pixels": base64_of(images[i].numpy())} for i in shown}}
 
 
 def page(data):

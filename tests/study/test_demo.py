@@ -6,6 +6,7 @@ import json
 import math
 import sys
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,7 @@ from harness import cli, mnist
 from harness.loader import Loader, predict
 from study import demo
 from study.robustness import trained_network
-from study.variants import STEPS
+from study.variants import STEPS, VARIANTS
 
 SHOWN = 200  # test images that are put through the page's networks
 # Strokes in the square of 280 pixels, as lists of points.
@@ -24,6 +25,12 @@ CIRCLE = [(140 + 60 * math.sin(a / 10), 140 - 90 * math.cos(a / 10)) for a in ra
 DRAWN = {0: [CIRCLE], 1: [[(150, 40), (135, 240)]], 7: [[(80, 60), (200, 60), (120, 240)]],
          3: [[(90, 60), (150, 45), (190, 80), (170, 115), (130, 130), (180, 145), (200, 190), (160, 230),
               (90, 220)]]}
+# A script's function: send("pointerdown", target, [x, y] in the square).
+SEND = """const square = element("pad").getBoundingClientRect();
+    const send = (kind, target, [x, y], more) => target.dispatchEvent(new PointerEvent(kind, {
+      bubbles: true, cancelable: true, isPrimary: true, buttons: 1,
+      clientX: square.left + x, clientY: square.top + y, ...more}));
+"""
 HOSTILE = '</script><script>document.title = "no"</script><img src=x onerror="document.title = 1">'
 
 
@@ -40,7 +47,9 @@ def finished(tensors, tmp_path_factory):
     folder = tmp_path_factory.mktemp("finished")
     torch.manual_seed(1)
     for step in STEPS:
-        (folder / f"{step}.json").write_text(json.dumps(a_run(step, mistakes=[[947, 8, 9], [8, 5, 6]])))
+        recipe = VARIANTS[step].facts()["recipe"]
+        made_up = a_run(step, mistakes=[[947, 8, 9], [8, 5, 6]]) | {"recipe": recipe}
+        (folder / f"{step}.json").write_text(json.dumps(made_up))
         torch.save(a_network(step).state_dict(), folder / f"{step}.pt")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(mnist, "load_training", lambda *_: (tensors[0][:12000], tensors[1][:12000]))
@@ -88,6 +97,9 @@ class Motley(nn.Module):
     def __init__(self):
         super().__init__()
         self.first = nn.Conv2d(1, 4, 3, padding=(1, 2), stride=2)
+        self.same = nn.Conv2d(4, 4, (3, 5), padding="same", dilation=2)
+        self.smooth = nn.Sequential(nn.ELU(0.7), nn.SiLU(), nn.GELU(), nn.GELU("tanh"), nn.ReLU6(),
+                                    nn.Dropout2d(0.1))
         self.twice = nn.Conv2d(4, 4, 3, padding=2, dilation=2, groups=2)
         self.norms = nn.ModuleList(nn.BatchNorm2d(4) for _ in range(2))
         self.relu = nn.ReLU(inplace=True)
@@ -102,7 +114,7 @@ class Motley(nn.Module):
         for norm in self.norms:
             x = norm(self.twice(x))
             x = x + self.relu(x)  # which has changed x
-        x = x * self.gain - 0.5
+        x = self.smooth(self.same(x) / 2) * self.gain - 0.5
         x = F.max_pool2d(x, 3, 1, 1, dilation=1)
         x = F.avg_pool2d(F.avg_pool2d(x, 2, 1, 1), 2, 1, 1, count_include_pad=False)
         x = torch.cat([x, F.leaky_relu(x - 1, 0.2)], dim=1)
@@ -121,8 +133,8 @@ def test_every_operation_of_the_page(tmp_path):
     assert {operation["kind"] for operation in network["operations"]} == {*demo.OPERATIONS.values()}
     # Two norms, one convolution and one ReLU used twice each, besides the first and the small.
     assert [layer["name"] for layer in network["layers"]] == [
-        "Conv2d-1", "Conv2d-2", "BatchNorm2d-3", "ReLU-4", "Conv2d-5", "BatchNorm2d-6", "ReLU-7",
-        "AdaptiveAvgPool2d-8"]
+        "Conv2d-1", "Conv2d-2", "BatchNorm2d-3", "ReLU-4", "Conv2d-5", "BatchNorm2d-6", "ReLU-7", "Conv2d-8",
+        "ELU-9", "SiLU-10", "GELU-11", "GELU-12", "ReLU6-13", "Dropout2d-14", "AdaptiveAvgPool2d-15"]
     image = torch.rand(1, 1, 28, 28)
     found = in_chromium("<!DOCTYPE html><script>/**/</script></html>".replace(
         "/**/", (demo.HERE / "demo.js").read_text()), tmp_path, f"""
@@ -135,17 +147,16 @@ def test_every_operation_of_the_page(tmp_path):
 
 def test_drawn_digits_are_read(page, tmp_path):
     found = in_chromium(page, tmp_path, f"""
-        const square = element("pad").getBoundingClientRect(), found = {{}};
-        const send = (kind, target, [x, y]) => target.dispatchEvent(new PointerEvent(kind,
-          {{bubbles: true, cancelable: true, clientX: square.left + x, clientY: square.top + y}}));
+        const found = {{}}; {SEND}
         for (const [digit, strokes] of Object.entries({json.dumps(DRAWN)})) {{
           element("clear").click();
           const empty = cells.at(-1).answer.textContent;
           for (const [start, ...others] of strokes) {{
             send("pointerdown", element("pad"), start);
             for (const point of others) send("pointermove", document, point);
+            send("pointermove", document, [10, 10], {{isPrimary: false}});  // another finger
             send("pointerup", document, start);
-            send("pointermove", document, [10, 10]);  // with nothing pressed: it draws no line
+            send("pointermove", document, [10, 10], {{buttons: 0}});  // with nothing pressed
           }}
           await new Promise(resolve => setTimeout(resolve, 50));
           const mass = state.image.reduce((sum, v) => sum + v, 0);
@@ -158,6 +169,20 @@ def test_drawn_digits_are_read(page, tmp_path):
     for digit, (empty, answer, centre, height) in found.items():
         assert (empty, answer) == ("", digit)
         assert centre == pytest.approx(14, abs=0.2) and 18 <= height <= 20  # as MNIST's are
+
+
+def test_a_tap_draws_a_dot_and_other_buttons_draw_nothing(page, tmp_path):
+    found = in_chromium(page, tmp_path, f"""
+        const found = []; {SEND}
+        for (const more of [{{}}, {{button: 2, buttons: 2}}, {{isPrimary: false}}]) {{
+          clear();
+          send("pointerdown", element("pad"), [100, 120], more);
+          send("pointermove", document, [100, 120], {{buttons: 0}});  // let go where the page did not see it
+          send("pointermove", document, [200, 220]);
+          found.push(ink().reduce((sum, value) => sum + value, 0));
+        }}
+        return found;""")
+    assert found[0] == pytest.approx(math.pi * 11 ** 2, rel=0.1) and found[1:] == [0, 0]
 
 
 def test_an_image_is_prepared_as_mnist_was(page, tensors, tmp_path):
@@ -197,8 +222,13 @@ def test_a_picture_dark_on_light_and_light_on_dark(page, tmp_path):
           await settled(open(await settled(new Promise(resolve => canvas.toBlob(resolve)))));
           found.push(cells.at(-1).answer.textContent);
         }
-        await settled(open(new Blob(["no picture"])));
-        return [...found, element("trouble").textContent, cells.at(-1).answer.textContent];
+        const empty = new OffscreenCanvas(50, 50);
+        empty.getContext("2d").fillRect(0, 0, 50, 50);
+        for (const file of [await settled(empty.convertToBlob()), new Blob(["no picture"])]) {
+          await settled(open(file));
+          found.push(element("shown").textContent, cells.at(-1).answer.textContent);
+        }
+        return found;
 
         async function settled(promise) {  // takes time, since the browser's clock stops for no other thread
           let done = false;
@@ -209,7 +239,8 @@ def test_a_picture_dark_on_light_and_light_on_dark(page, tmp_path):
           }
           return promise;
         }""")
-    assert found == ["7", "7", "This browser cannot read that file as a picture.", ""]
+    assert found == ["7", "7", "There is nothing drawn in that picture.", "",
+                     "This browser cannot read that file as a picture.", ""]
 
 
 def test_test_images_and_sliders(page, tensors, tmp_path):
@@ -222,11 +253,16 @@ def test_test_images_and_sliders(page, tensors, tmp_path):
           await new Promise(resolve => setTimeout(resolve, 50));
           return [...state.image];
         };
-        const found = [buttons.map(button => button.title), [...state.image]];
+        const found = [buttons.map(button => button.title), element("shown").textContent,
+          cells.map(({answer}) => answer.textContent), element("prepare").disabled, [...state.image]];
         for (const [id, value] of [["shift", 3], ["shift", 0], ["turn", 60], ["turn", 0], ["noise", 0.5]])
           found.push(await set(id, value));
         return found;""")
-    titles, plain, shifted, back, turned, again, noisy = found
+    titles, shown, answers, prepared, plain, shifted, back, turned, again, noisy = found
+    # Test images need no preparation. The first steps are untrained here, the last one is right.
+    assert shown == "Test image 0, labelled 7." and prepared
+    assert answers[-1] == "7" and all(answer == "7" or answer.endswith("✗") for answer in answers)
+    assert any("✗" in answer for answer in answers)
     assert "Test image 947, labelled 8 (disputed)" not in titles  # step 6's mistakes are its own
     assert len(titles) >= 12
     image = torch.tensor(plain).view(28, 28)
@@ -250,25 +286,31 @@ def test_looking_inside(page, tmp_path):
         element("chosen").value = networks.findIndex(network => network.step === "step4_aug_lr");
         element("chosen").dispatchEvent(new Event("input"));
         const captions = [...document.querySelectorAll("#layers figcaption")].map(c => c.textContent);
-        const {canvas, zoom, across} = pictures.find(picture => picture.layer.name === "Conv2d-14");
-        const {left, top} = canvas.getBoundingClientRect();
-        // Map 3, row 4, column 2, all counted from 1; a map is 9 pixels wide, and one lies between two maps.
+        const {canvas, plan} = pictures.find(picture => picture.layer.name === "Conv2d-14");
+        const {left, top} = canvas.getBoundingClientRect(), [x, y] = cornerOf(plan, 2, 3, 1);
+        // Map 3, row 4, column 2, all counted from 1.
         canvas.dispatchEvent(new PointerEvent("pointermove", {bubbles: true,
-          clientX: left + (2 * 10 + 1.5) * zoom, clientY: top + 3.5 * zoom}));
-        const says = [element("says").textContent, element("weightsSay").textContent];
+          clientX: left + x + plan.zoom / 2, clientY: top + y + plan.zoom / 2}));
+        const says = [element("says").textContent, element("weights").hidden];
         canvas.dispatchEvent(new KeyboardEvent("keydown", {key: "ArrowRight"}));
         says.push(element("says").textContent);
         element("every").click();
-        return [captions, says, across, document.querySelectorAll("#layers figure").length];""",
+        const lens = [];
+        for (const {layer, canvas} of pictures) {
+          lookAt({layer, map: 0, y: 0, x: 0});
+          lens.push(element("lens").scrollHeight - element("lens").clientHeight);
+        }
+        return [captions, says, plan.across, document.querySelectorAll("#layers figure").length, lens];""",
         size=(1000, 900))
-    captions, says, across, every = found
+    captions, says, across, every, too_high = found
+    assert len(too_high) == 35 and not any(too_high)
     assert "Conv2d-14: 13 maps of 9x9, 936 parameters, receptive field 12" in captions
     assert "AvgPool2d-34: 50 maps of 1x1, sees the whole image" in captions
     assert across == 13 and len(captions) == 35 - 8 - 8 and every == 35
     # Step 4's ninth layer map row 4: rows 7 to 18 of the image, since neighbours are two pixels apart.
     assert says[0].startswith("Conv2d-14, map 3, row 4, column 2: ")
-    assert says[0].endswith("It looks at rows 7 to 18, columns 3 to 14 of the image.")
-    assert says[1] == "The weights of its filter: 72"
+    assert "It sees rows 7 to 18, columns 3 to 14 of the image. The 72 weights of its filter" in says[0]
+    assert says[1] is False
     assert "map 3, row 4, column 3: " in says[2]
 
 
@@ -286,7 +328,7 @@ def test_it_fits_the_window(page, width, tmp_path):
         })];""", size=(1100, 900))
     assert inside == width == scrolls and len(found) > 60
     for part, left, right, wide in found:
-        assert left >= 0 and right <= width and (wide > 0 or '<p id="trouble"' in part), part
+        assert left >= 0 and right <= width and (wide > 0 or 'id="weights"' in part or "<p>" in part), part
 
 
 def test_it_asks_for_no_other_file_and_takes_no_name_for_code(page, tmp_path):
@@ -313,6 +355,7 @@ def test_a_step_that_the_page_cannot_compute(tree, data_dir, finished):
     cannot_load, cannot_compute = process.stderr.splitlines()
     assert "left out: step4_aug_lr: " in cannot_load and "step4_aug_lr.pt has no weights" in cannot_load
     assert "left out: step9_mine: the page cannot compute cumsum.default" in cannot_compute
+    assert "step5" not in process.stderr
     page = (results / "demo.html").read_text()
     assert '"step": "step5_beyond"' in page and '"step": "step9_mine"' not in page
 
@@ -322,6 +365,55 @@ def test_nothing_to_show(tmp_path, data_dir):
     assert_one_line(process, "study.demo: error: no finished run of a step in", tmp_path)
 
 
+class Grouped(nn.Module):
+    """In a block of its own: an operation that has no schema."""
+
+    def forward(self, x):
+        with torch.no_grad():
+            return F.relu(x)
+
+
+class Sly(nn.Module):
+    """Changes a part of its input in place, which the page does not notice."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.last = nn.Conv2d(1, 4, 3), nn.Linear(4, 10)
+
+    def forward(self, x):
+        x = self.conv(x)
+        x[:, 1:3].add_(100)
+        return self.last(x.mean((2, 3)))
+
+
+def test_a_network_that_the_page_computes_wrongly_is_left_out(page, tmp_path):
+    torch.manual_seed(3)
+    net = Sly()
+    start = page.index("const DATA = ") + len("const DATA = ")
+    data = json.JSONDecoder().raw_decode(page, start)[0]
+    image = torch.from_numpy(np.frombuffer(base64.b64decode(data["images"]["0"]["pixels"]), np.uint8).copy())
+    given = ((image.view(1, 1, 28, 28) / 255) - data["mean"]) / data["std"]
+    data["networks"].append(data["networks"][0] | demo.described(net) | {
+        "step": "step9_sly", "check": {"image": 0, "output": net.eval()(given)[0].tolist()}})
+    names, said = in_chromium(demo.page(data), tmp_path, """
+        return [networks.map(({step}) => step), element("answers").textContent];""")
+    assert names == list(STEPS) and "not compute what torch does: step9_sly." in said
+
+
+def test_a_network_that_gets_every_one_of_a_digit_wrong(finished, data_dir, tensors, tmp_path):
+    fours = (tensors[3] == 4).nonzero().flatten().tolist()
+    run_of = a_run("step4_aug_lr", mistakes=[[i, 4, 9] for i in fours])
+    (tmp_path / "step4_aug_lr.json").write_text(json.dumps(run_of))
+    (tmp_path / "step4_aug_lr.pt").write_bytes((finished / "step4_aug_lr.pt").read_bytes())
+    (tmp_path / "step1_basic.json").write_text(json.dumps(a_run("step1_basic", dry_run=True)))
+    process = run(sys.executable, "-m", "study.demo", "--out-dir", tmp_path, "--data-dir", data_dir)
+    assert process.returncode == 0 and "left out: step1_basic: it is a dry run" in process.stderr
+    page = (tmp_path / "demo.html").read_text()
+    data = json.JSONDecoder().raw_decode(page, page.index("const DATA = ") + len("const DATA = "))[0]
+    assert sorted(int(tensors[3][i]) for i in data["right"]) == [0, 1, 2, 3, 5, 6, 7, 8, 9]
+    assert data["networks"][0]["wrong"] == fours[:demo.WRONG]
+
+
 def test_what_it_cannot_follow_is_said():
     class Deciding(nn.Module):
         def forward(self, x):
@@ -329,7 +421,9 @@ def test_what_it_cannot_follow_is_said():
 
     with pytest.raises(cli.UserError, match="torch.export cannot follow it: "):
         demo.described(Deciding())
-    for layer in (nn.MaxPool2d(2, ceil_mode=True), nn.ReflectionPad2d(2), nn.ConstantPad3d(1, 0.0),
-                  nn.Conv2d(1, 2, 3, padding="same")):
-        with pytest.raises(cli.UserError, match="the page cannot compute (max_pool2d|pad|conv2d.padding)"):
+    with pytest.raises(cli.UserError, match=r"cannot compute batch_norm.default \(in 1\)"):
+        demo.described(nn.Sequential(nn.ReLU(), nn.BatchNorm2d(1, track_running_stats=False)))
+    for layer in (nn.MaxPool2d(2, ceil_mode=True), Grouped(), nn.ReflectionPad2d(2), nn.ConstantPad3d(1, 0.0),
+                  nn.Conv2d(1, 2, 2, padding="same")):
+        with pytest.raises(cli.UserError, match="the page cannot compute (max_pool2d|pad|wrap_with)"):
             demo.described(layer)
