@@ -21,7 +21,7 @@ from harness.loader import MEAN, STD, Loader, predict
 from study.robustness import trained_network
 from study.variants import STEPS, VARIANTS, load_runs
 
-# torch's operations that the page can compute, and what study/demo.js calls them.
+# torch's operations that the page can compute, and what study/page/compute.js calls them.
 OPERATIONS = {
     **{f"{kind}.default": kind for kind in (
         "conv2d", "batch_norm", "linear", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "pad", "cat",
@@ -34,17 +34,17 @@ OPERATIONS = {
 # With other values than these an operation is another.
 USUAL = {"ceil_mode": (False,), "divisor_override": (None,), "mode": ("constant", "replicate"),
          "train": (False,), "training": (False,)}
-HERE = Path(__file__).parent
+PAGE = Path(__file__).parent / "page"
 WRONG = 12  # images at most that a step gets wrong are on the shelf
 
 
 def described(model):
-    """What `model` computes for one image, and its layers, as study/demo.js takes them: a dict.
+    """What `model` computes for one image, and its layers, as study/page/compute.js takes them: a dict.
 
     Raises UserError if there is an operation that the page does not have.
     """
     try:
-        exported = torch.export.export(model.eval(), (torch.zeros(1, 1, 28, 28),))
+        exported = torch.export.export(model.eval(), (torch.zeros(1, 1, 28, 28),), strict=False)
     except Exception as error:  # any exception: the network's own code may raise it
         raise cli.UserError(f"torch.export cannot follow it: {cli.one_line(error, 200)}") from None
     operations, output = operations_of(exported.graph)
@@ -66,7 +66,7 @@ def described(model):
             layers.append({
                 "name": layer.name, "shape": layer.shape, "parameters": layer.parameters,
                 "rows": layer.rows, "columns": layer.columns,
-                "field": "x".join(str(n) for n in dict.fromkeys(layer.field)),
+                "field": "x".join("all" if n is None else str(n) for n in dict.fromkeys(layer.field)),
                 "kind": operation["kind"], "output": operation["name"],
                 "weight": operation["args"][1]["tensor"] if operation["kind"] == "conv2d" else None})
     return {"tensors": tensors, "operations": operations, "layers": layers, "output": output,
@@ -160,10 +160,11 @@ def content(folder, args):
 
 def page(data):
     """The page that shows `data`, as content() gives it, as HTML."""
+    html = (PAGE / "page.html").read_text(encoding="utf-8")
+    for name in ("compute.js", "page.js"):
+        html = html.replace(f"/* {name} */", (PAGE / name).read_text(encoding="utf-8"))
     written = json.dumps(data, allow_nan=False).replace("<", "\\u003c")  # no </script> in the middle
-    html = (HERE / "demo.html").read_text(encoding="utf-8")
-    return html.replace("/* demo.js */", (HERE / "demo.js").read_text(encoding="utf-8")).replace(
-        "/* data */", f"const DATA = {written};")
+    return html.replace("/* data */", f"const DATA = {written};")
 
 
 def main():

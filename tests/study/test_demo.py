@@ -137,7 +137,7 @@ def test_every_operation_of_the_page(tmp_path):
         "ELU-9", "SiLU-10", "GELU-11", "GELU-12", "ReLU6-13", "Dropout2d-14", "AdaptiveAvgPool2d-15"]
     image = torch.rand(1, 1, 28, 28)
     found = in_chromium("<!DOCTYPE html><script>/**/</script></html>".replace(
-        "/**/", (demo.HERE / "demo.js").read_text()), tmp_path, f"""
+        "/**/", (demo.PAGE / "compute.js").read_text()), tmp_path, f"""
         const network = {json.dumps(network)};
         for (const [name, {{shape, data}}] of Object.entries(network.tensors))
           network.tensors[name] = tensor(shape, new Float32Array(decoded(data).buffer));
@@ -424,6 +424,6 @@ def test_what_it_cannot_follow_is_said():
     with pytest.raises(cli.UserError, match=r"cannot compute batch_norm.default \(in 1\)"):
         demo.described(nn.Sequential(nn.ReLU(), nn.BatchNorm2d(1, track_running_stats=False)))
     for layer in (nn.MaxPool2d(2, ceil_mode=True), Grouped(), nn.ReflectionPad2d(2), nn.ConstantPad3d(1, 0.0),
-                  nn.Conv2d(1, 2, 2, padding="same")):
+                  nn.Conv2d(1, 2, 2, padding="same", dilation=1)):
         with pytest.raises(cli.UserError, match="the page cannot compute (max_pool2d|pad|wrap_with)"):
             demo.described(layer)

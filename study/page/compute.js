@@ -1,4 +1,4 @@
-// Computes a network that demo.py has written down, as torch does: one operation after the other.
+// Computes a network that study/demo.py has written down, as torch does: one operation after the other.
 // A tensor is {shape, data}, with its numbers in a Float32Array, the last dimension fastest.
 "use strict";
 
