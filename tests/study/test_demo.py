@@ -414,6 +414,7 @@ def test_a_network_that_gets_every_one_of_a_digit_wrong(finished, data_dir, tens
     assert data["networks"][0]["wrong"] == fours[:demo.WRONG]
 
 
+@pytest.mark.filterwarnings("ignore:Using padding='same'")
 def test_what_it_cannot_follow_is_said():
     class Deciding(nn.Module):
         def forward(self, x):
