@@ -55,7 +55,7 @@ def described(model):
                                       "data": base64_of(held[spec.target].detach().float().numpy())}
     # A layer's second call has a key that ends in @1.
     by_call = {(path, int(key.partition("@")[2] or 0)): operation for operation in operations
-               for key, path in [operation.pop("layer")]}
+               for key, path in [operation["layer"]]}
     paths = {module: path for path, module in model.named_modules()}
     layers, calls = [], collections.Counter()
     for layer in layers_with_receptive_fields(model):
