@@ -118,14 +118,14 @@ def last_gap(run):
 def ladder_rows(ladder):
     """The rows of the ladder's table; `ladder` maps a step to its runs."""
     rows = [["step", "parameters", "multiply-adds", "seeds", "last test", "best test", "S5 best test",
-             "training - test, as printed", "eval", "seconds"]]
+             "training - test, as printed", "eval"]]
     for step, runs in ladder.items():
         figures = last, MEASURES["best test"], last_gap, MEASURES["gap, eval"]
         last_test, top, gap, gap_eval = (mean_sd_range(list(map(figure, runs))) for figure in figures)
         published = runs[0]["published"]
         rows.append([step, f"{runs[0]['parameters']:,}", f"{runs[0]['multiply_adds']:,}", str(len(runs)),
                      last_test, top, f"{published['best_test_accuracy']:.2f}" if published else "-", gap,
-                     gap_eval, mean_sd_range([run["seconds"] for run in runs], 0)])
+                     gap_eval])
     return rows
 
 
