@@ -18,6 +18,8 @@ from harness.loader import TEST_BATCH, Loader, checked, predict
 from harness.run import Run  # noqa: F401
 
 HELD_OUT = 10_000  # training images, the last ones, that --validate keeps from training
+# For test-time augmentation: the image as it is, and shifted by one pixel; (pixels to the right, pixels down).
+SHIFTS = ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))
 
 
 def command_line(docstring):
@@ -92,6 +94,58 @@ def rotate(images, angles, mode="nearest"):
     inverse = torch.stack([cos, -sin, zero, sin, cos, zero], dim=1).view(-1, 2, 3)
     grid = F.affine_grid(inverse, images.shape, align_corners=False)
     return F.grid_sample(images, grid, mode=mode, padding_mode="zeros", align_corners=False)
+
+
+class RandomWarp:
+    """Rotates, shifts, scales, shears and elastically distorts each image of a batch, by amounts of its own.
+
+    The amounts are drawn uniformly: up to `degrees` of rotation and `shear` degrees of slant either way, up
+    to `shift` pixels in each direction, larger or smaller by up to the factor 1 + `scale`. Where a pixel
+    comes from is worked out for a grid of 5x5 points, and those between them follow (bilinear interpolation).
+    For the elastic distortion each of these points is moved by normally distributed amounts of standard
+    deviation `elastic` pixels (after Simard, Steinkraus and Platt, "Best practices for convolutional neural
+    networks", ICDAR 2003).
+
+    `progress` is the part of the training that is over, and grows by `per_batch` with every batch. In the
+    last 30 % of it all amounts fade out, down to nothing, since test images are plain.
+    """
+
+    def __init__(self, degrees, shift, scale, shear, elastic):
+        self.degrees, self.shift, self.scale, self.shear, self.elastic = degrees, shift, scale, shear, elastic
+        self.progress = self.per_batch = 0.0
+
+    def __call__(self, images):
+        strength = min(1.0, (1 - self.progress) / 0.3)
+        self.progress += self.per_batch
+
+        def draw(most):
+            return torch.empty(len(images), device=images.device).uniform_(-most, most) * strength
+
+        angle, slant = torch.deg2rad(draw(self.degrees)), torch.tan(torch.deg2rad(draw(self.shear)))
+        size = (draw(1) * math.log1p(self.scale)).exp()
+        half = (images.shape[-1] - 1) / 2  # affine_grid measures in half images, from the centre
+        x, y = draw(self.shift) / half, draw(self.shift) / half
+        # From each point back to where it came from: sheared, rotated, scaled, shifted.
+        sin, cos = angle.sin() / size, angle.cos() / size
+        inverse = torch.stack([cos, slant * cos - sin, x, sin, slant * sin + cos, y], dim=1).view(-1, 2, 3)
+        points = F.affine_grid(inverse, (len(images), 1, 5, 5), align_corners=True)
+        points = points + torch.randn_like(points) * (strength * self.elastic / half)
+        points = points.permute(0, 3, 1, 2)  # as images with two channels, x and y
+        grid = F.interpolate(points, images.shape[2:], mode="bilinear", align_corners=True)
+        return F.grid_sample(images, grid.permute(0, 2, 3, 1), mode="bilinear", align_corners=True)
+
+
+def mean_over_shifts(classify, images, shifts=SHIFTS):
+    """Test-time augmentation: what `classify` answers to the images (N, 1, H, W), averaged over `shifts`.
+
+    `classify` takes images and answers with log-probabilities (N, 10); so does this, with their mean,
+    normalised again. What a shift pulls in at the edge is what was there before.
+    """
+    height, width = images.shape[-2:]
+    padded = F.pad(images, (1, 1, 1, 1), mode="replicate")
+    shifted = [padded[..., 1 - down:1 - down + height, 1 - right:1 - right + width] for right, down in shifts]
+    answers = classify(torch.cat(shifted)).view(len(shifts), -1, 10)
+    return F.log_softmax(answers.mean(dim=0), dim=1)
 
 
 def train(model, loader, optimizer, scheduler=None):

@@ -32,7 +32,6 @@ Analysis
     higher by 0.0050 ± 0.0014. Whitened filters to start from, averaged weights and label
     smoothing showed no gain, over one to three seeds each.
 """
-import math
 import time
 
 import torch
@@ -46,8 +45,6 @@ import common
 S5 = {}  # S5 ends with step 4
 
 BORDER = 2  # pixels that are cut off on each side
-# Test-time augmentation: the image as it is, and shifted by one pixel; (pixels to the right, pixels down).
-SHIFTS = ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))
 
 
 class Net(nn.Module):
@@ -85,13 +82,7 @@ class Net(nn.Module):
     def forward(self, x):
         if self.training:
             return self.classify(x)
-        height, width = x.shape[-2:]
-        # What is padded is cut off again in classify, so that its value does not matter.
-        padded = F.pad(x, (1, 1, 1, 1), mode="replicate")
-        shifted = [padded[..., 1 - down:1 - down + height, 1 - right:1 - right + width]
-                   for right, down in SHIFTS]
-        answers = self.classify(torch.cat(shifted)).view(len(SHIFTS), -1, 10)
-        return F.log_softmax(answers.mean(dim=0), dim=1)
+        return common.mean_over_shifts(self.classify, x)
 
     def classify(self, x):
         x = x[..., BORDER:-BORDER, BORDER:-BORDER]
@@ -101,39 +92,6 @@ class Net(nn.Module):
         x = self.places(x)
         x = self.last(x)
         return F.log_softmax(x.flatten(1), dim=1)
-
-
-class RandomWarp:
-    """Rotates, shifts, scales, shears and elastically distorts each image, as step 5's does, at less cost.
-
-    Step 5 works out for each pixel where it comes from. Here that is done for a grid of 5x5 points, and the
-    pixels between them follow (bilinear interpolation). `progress` is the part of the training that is over,
-    and grows by `per_batch` with every batch. In the last 30 % of it all amounts fade out, down to nothing.
-    """
-
-    def __init__(self, degrees, shift, scale, shear, elastic):
-        self.degrees, self.shift, self.scale, self.shear, self.elastic = degrees, shift, scale, shear, elastic
-        self.progress = self.per_batch = 0.0
-
-    def __call__(self, images):
-        strength = min(1.0, (1 - self.progress) / 0.3)
-        self.progress += self.per_batch
-
-        def draw(most):
-            return torch.empty(len(images), device=images.device).uniform_(-most, most) * strength
-
-        angle, slant = torch.deg2rad(draw(self.degrees)), torch.tan(torch.deg2rad(draw(self.shear)))
-        size = (draw(1) * math.log1p(self.scale)).exp()
-        half = (images.shape[-1] - 1) / 2  # affine_grid measures in half images, from the centre
-        x, y = draw(self.shift) / half, draw(self.shift) / half
-        # From each point back to where it came from: sheared, rotated, scaled, shifted.
-        sin, cos = angle.sin() / size, angle.cos() / size
-        inverse = torch.stack([cos, slant * cos - sin, x, sin, slant * sin + cos, y], dim=1).view(-1, 2, 3)
-        points = F.affine_grid(inverse, (len(images), 1, 5, 5), align_corners=True)
-        points = points + torch.randn_like(points) * (strength * self.elastic / half)
-        points = points.permute(0, 3, 1, 2)  # as images with two channels, x and y
-        grid = F.interpolate(points, images.shape[2:], mode="bilinear", align_corners=True)
-        return F.grid_sample(images, grid.permute(0, 2, 3, 1), mode="bilinear", align_corners=True)
 
 
 class Muon(optim.Optimizer):
@@ -187,7 +145,7 @@ def command_line():
 def main(argv=None):
     args = command_line().parse_args(argv)
     with common.Run(Net, args, S5) as run:  # seeds, logs what is printed, saves after every epoch
-        augment = RandomWarp(degrees=10, shift=1.5, scale=0.1, shear=5, elastic=0.7)
+        augment = common.RandomWarp(degrees=10, shift=1.5, scale=0.1, shear=5, elastic=0.7)
         train_loader, test_loader = common.loaders(args, augment)
         model = Net().to(args.device)
         common.summary(model)
