@@ -25,15 +25,18 @@ from study.variants import STEPS, VARIANTS, load_runs
 OPERATIONS = {
     **{f"{kind}.default": kind for kind in (
         "conv2d", "batch_norm", "linear", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "pad", "cat",
-        "relu", "leaky_relu", "elu", "silu", "gelu", "hardtanh", "sigmoid", "tanh", "dropout")},
+        "relu", "leaky_relu", "elu", "silu", "gelu", "hardtanh", "sigmoid", "tanh", "dropout", "amin", "amax",
+        "arange", "stack", "grid_sampler", "sqrt")},
     **{f"{kind}.Tensor": kind for kind in ("add", "sub", "mul", "div", "slice")},
     "conv2d.padding": "conv2d", "feature_dropout.default": "dropout", "mean.dim": "mean",
+    "sum.dim_IntList": "sum", "pow.Tensor_Scalar": "pow", "expand.default": "expand", "expand_as.default": "expand",
     "log_softmax.int": "log_softmax", "softmax.int": "softmax",
     **dict.fromkeys(("view.default", "reshape.default", "flatten.using_ints", "squeeze.dim",
                      "unsqueeze.default"), "reshape")}
 # With other values than these an operation is another.
 USUAL = {"ceil_mode": (False,), "divisor_override": (None,), "mode": ("constant", "replicate"),
-         "train": (False,), "training": (False,)}
+         "train": (False,), "training": (False,), "interpolation_mode": (0,), "padding_mode": (0,),
+         "align_corners": (False,)}
 PAGE = Path(__file__).parent / "page"
 WRONG = 12  # images at most that a step gets wrong are on the shelf
 
@@ -80,6 +83,8 @@ def operations_of(graph):
     def argument(value):
         if isinstance(value, torch.fx.Node):
             return {"tensor": changed.get(value.name, value.name)}
+        if isinstance(value, (torch.device, torch.dtype, torch.layout)):
+            return str(value)
         return [argument(item) for item in value] if isinstance(value, (list, tuple)) else value
 
     for node in graph.nodes:

@@ -45,6 +45,19 @@ function pool(x, shape, rows, columns, f) {
   return out;
 }
 
+/** For each line of x along each of `dims` in turn, f(its numbers); these dimensions go, or stay with size 1. */
+function along(x, dims, keep, f) {
+  return dims.map(d => d < 0 ? d + x.shape.length : d).sort((a, b) => b - a).reduce((result, dim) => {
+    const [, n, after] = around(result.shape, dim);
+    const out = tensor([...result.shape.slice(0, dim), ...keep ? [1] : [], ...result.shape.slice(dim + 1)]);
+    out.data.forEach((_, i) => {
+      const first = Math.floor(i / after) * n * after + i % after;
+      out.data[i] = f(Array.from({length: n}, (_, k) => result.data[first + k * after]));
+    });
+    return out;
+  }, x);
+}
+
 const windows = (size, stride, padding, step) => i => [i * stride - padding, i * stride - padding + size * step, step];
 const sum = numbers => numbers.reduce((a, b) => a + b, 0);
 
@@ -128,14 +141,10 @@ const operations = {
       Math.ceil((i + 1) * x.shape[d] / this.shape[d]), 1]);
     return pool(x, this.shape, rows, columns, seen => sum(seen) / seen.length);
   },
-  mean(x, dims, keep) {
-    return dims.map(d => d < 0 ? d + x.shape.length : d).sort((a, b) => b - a).reduce((result, dim) => {
-      const [before, n, after] = around(result.shape, dim);
-      const out = tensor([...result.shape.slice(0, dim), ...keep ? [1] : [], ...result.shape.slice(dim + 1)]);
-      result.data.forEach((v, i) => { out.data[Math.floor(i / (n * after)) * after + i % after] += v / n; });
-      return out;
-    }, x);
-  },
+  mean(x, dims, keep) { return along(x, dims, keep, numbers => sum(numbers) / numbers.length); },
+  sum(x, dims, keep) { return along(x, dims, keep, sum); },
+  amin(x, dims, keep) { return along(x, dims, keep, numbers => Math.min(...numbers)); },
+  amax(x, dims, keep) { return along(x, dims, keep, numbers => Math.max(...numbers)); },
   pad(x, [left, , top = 0], mode, value) {
     const [height, width] = x.shape.slice(2), [h, w] = this.shape.slice(2), out = tensor(this.shape);
     out.data.forEach((_, i) => {
@@ -165,6 +174,25 @@ const operations = {
       }
     return out;
   },
+  stack(tensors, dim) {
+    const d = dim < 0 ? dim + this.shape.length : dim;
+    return tensor(this.shape, operations.cat.call({shape: this.shape}, tensors.map(
+      ({shape, data}) => tensor([...shape.slice(0, d), 1, ...shape.slice(d)], data)), d).data);
+  },
+  arange(count) { return tensor(this.shape, Float32Array.from({length: count}, (_, i) => i)); },
+  expand(x) { return broadcast(x, 0, x => x, this.shape); },
+  grid_sampler(x, grid) {
+    const [height, width] = x.shape.slice(2), [, channels, h, w] = this.shape, out = tensor(this.shape);
+    out.data.forEach((_, i) => {
+      const plane = Math.floor(i / (h * w)), place = Math.floor(plane / channels) * h * w + i % (h * w);
+      const right = ((grid.data[2 * place] + 1) * width - 1) / 2, down = ((grid.data[2 * place + 1] + 1) * height - 1) / 2;
+      for (const y of [Math.floor(down), Math.floor(down) + 1])
+        for (const z of [Math.floor(right), Math.floor(right) + 1])
+          if (y >= 0 && y < height && z >= 0 && z < width)
+            out.data[i] += x.data[(plane * height + y) * width + z] * (1 - Math.abs(down - y)) * (1 - Math.abs(right - z));
+    });
+    return out;
+  },
   reshape(x) { return tensor(this.shape, x.data); },
   relu(x) { return map(x, v => Math.max(v, 0)); },
   leaky_relu(x, slope) { return map(x, v => v < 0 ? slope * v : v); },
@@ -184,6 +212,8 @@ const operations = {
   log_softmax: logSoftmax,
   softmax(x, dim) { return map(logSoftmax(x, dim), Math.exp); },
   dropout(x) { return x; },
+  pow(x, exponent) { return map(x, v => v ** exponent); },
+  sqrt(x) { return map(x, Math.sqrt); },
 };
 
 /** The tensors of `network`, by name, when it is given `image`: 784 numbers, normalised. */

@@ -108,6 +108,10 @@ class Motley(nn.Module):
         self.last = nn.Linear(12, 10)
 
     def forward(self, x):
+        across = torch.arange(28).view(1, 1, -1) / 14 - x.amax((1, 2)).unsqueeze(1)
+        down = x.sum((1, 3)).sqrt().unsqueeze(-1) - 4 - x.amin((1, -1), keepdim=True).squeeze(1) ** 2
+        grid = torch.stack([across.expand(-1, 28, -1), down.expand_as(across + down)], dim=-1)
+        x = x + F.grid_sample(x, grid, align_corners=False)
         x = F.pad(F.pad(x, (1, 2, 0, 1), value=0.5), (2, 0, 1, 1), mode="replicate")[..., 1:-1, 2:30:2]
         x = F.pad(x, (1, 0))
         x = self.first(x)
@@ -120,7 +124,7 @@ class Motley(nn.Module):
         x = torch.cat([x, F.leaky_relu(x - 1, 0.2)], dim=1)
         pooled = self.small(F.dropout(x, 0.5, self.training))
         gate = torch.sigmoid(pooled.mean((2, 3), keepdim=True)) * torch.tanh(x)
-        weight = F.softmax(pooled.view(-1, 8, 9), dim=-1).mean(1)
+        weight = F.softmax(pooled.view(-1, 8, 9), dim=-1, dtype=torch.float32).mean(1)
         x = torch.cat([(x * gate).mean((2, 3))[:, 1:4], weight], dim=1)
         return F.log_softmax(self.last(x), dim=1)
 
