@@ -18,7 +18,7 @@ from harness.loader import TEST_BATCH, Loader, checked, predict
 from harness.run import Run  # noqa: F401
 
 HELD_OUT = 10_000  # training images, the last ones, that --validate keeps from training
-# For test-time augmentation: the image as it is, and shifted by one pixel; (pixels to the right, pixels down).
+# For test-time augmentation: the image as it is, and shifted by one pixel (pixels to the right, pixels down).
 SHIFTS = ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))
 
 

@@ -29,8 +29,8 @@ OPERATIONS = {
         "arange", "stack", "grid_sampler", "sqrt")},
     **{f"{kind}.Tensor": kind for kind in ("add", "sub", "mul", "div", "slice")},
     "conv2d.padding": "conv2d", "feature_dropout.default": "dropout", "mean.dim": "mean",
-    "sum.dim_IntList": "sum", "pow.Tensor_Scalar": "pow", "expand.default": "expand", "expand_as.default": "expand",
-    "log_softmax.int": "log_softmax", "softmax.int": "softmax",
+    "sum.dim_IntList": "sum", "pow.Tensor_Scalar": "pow", "expand.default": "expand",
+    "expand_as.default": "expand", "log_softmax.int": "log_softmax", "softmax.int": "softmax",
     **dict.fromkeys(("view.default", "reshape.default", "flatten.using_ints", "squeeze.dim",
                      "unsqueeze.default"), "reshape")}
 # With other values than these an operation is another.
