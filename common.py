@@ -121,12 +121,12 @@ class RandomWarp:
         def draw(most):
             return torch.empty(len(images), device=images.device).uniform_(-most, most) * strength
 
-        angle, slant = torch.deg2rad(draw(self.degrees)), torch.tan(torch.deg2rad(draw(self.shear)))
+        turn, slant = torch.deg2rad(draw(self.degrees)), torch.tan(torch.deg2rad(draw(self.shear)))
         size = (draw(1) * math.log1p(self.scale)).exp()
         half = (images.shape[-1] - 1) / 2  # affine_grid measures in half images, from the centre
         x, y = draw(self.shift) / half, draw(self.shift) / half
         # From each point back to where it came from: sheared, rotated, scaled, shifted.
-        sin, cos = angle.sin() / size, angle.cos() / size
+        sin, cos = turn.sin() / size, turn.cos() / size
         inverse = torch.stack([cos, slant * cos - sin, x, sin, slant * sin + cos, y], dim=1).view(-1, 2, 3)
         points = F.affine_grid(inverse, (len(images), 1, 5, 5), align_corners=True)
         points = points + torch.randn_like(points) * (strength * self.elastic / half)
