@@ -100,14 +100,11 @@ class RandomWarp:
     """Rotates, shifts, scales, shears and elastically distorts each image of a batch, by amounts of its own.
 
     The amounts are drawn uniformly: up to `degrees` of rotation and `shear` degrees of slant either way, up
-    to `shift` pixels in each direction, larger or smaller by up to the factor 1 + `scale`. Where a pixel
-    comes from is worked out for a grid of 5x5 points, and those between them follow (bilinear interpolation).
-    For the elastic distortion each of these points is moved by normally distributed amounts of standard
-    deviation `elastic` pixels (after Simard, Steinkraus and Platt, "Best practices for convolutional neural
-    networks", ICDAR 2003).
-
-    `progress` is the part of the training that is over, and grows by `per_batch` with every batch. In the
-    last 30 % of it all amounts fade out, down to nothing, since test images are plain.
+    to `shift` pixels in each direction, larger or smaller by up to the factor 1 + `scale`. For the elastic
+    distortion a grid of 5x5 points is moved by normally distributed amounts of standard deviation `elastic`
+    pixels, and what is between them moves along (after Simard, Steinkraus and Platt, "Best practices for
+    convolutional neural networks", ICDAR 2003). `progress` is the part of the training that is over, and grows
+    by `per_batch` with every batch. Over its last 30 % all amounts fade out, since test images are plain.
     """
 
     def __init__(self, degrees, shift, scale, shear, elastic):

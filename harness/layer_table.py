@@ -130,13 +130,14 @@ def seen_by(model, input_size, dim):
 def middle(side, size):
     """Stride and receptive field of a map's middle place, given what seen_by() says of it.
 
-    The stride is None if it is the only place; the field is None if it is all of the image or more.
+    The stride is None if it is the only place, or all places see the same; the field is None if it is all of
+    the image or more.
     """
     if not side:  # the network takes no image but those of its own size
         return None, None
     number = len(side) // 2
     first, last = side[number]
-    stride = first - side[number - 1][0] if number else None
+    stride = first - side[number - 1][0] or None if number else None
     return stride, None if first == 0 or last == size - 1 else last - first + 1
 
 
