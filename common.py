@@ -103,7 +103,7 @@ class RandomWarp:
     to `shift` pixels in each direction, larger or smaller by up to the factor 1 + `scale`. For the elastic
     distortion a grid of 5x5 points is moved by normally distributed amounts of standard deviation `elastic`
     pixels, and what is between them moves along (after Simard, Steinkraus and Platt, "Best practices for
-    convolutional neural networks", ICDAR 2003). `progress` is the part of the training that is over, and grows
+    convolutional neural networks", ICDAR 2003). `progress` is the part of the training that is over; it grows
     by `per_batch` with every batch. Over its last 30 % all amounts fade out, since test images are plain.
     """
 
