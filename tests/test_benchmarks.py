@@ -96,7 +96,7 @@ def test_epochs_to_the_target_are_those_of_the_runs_in_docs():
     folder = ROOT / "docs" / "runs"
     ours = record.read_lines(folder / "step4_aug_lr.jsonl")
     notebook = [json.loads(path.read_text()) for path in (folder / "notebook").glob("*.json")]
-    assert len(ours) == 13 and len(notebook) == 5
+    assert len(ours) == 24 and len(notebook) == 5
     for what, runs in (("step 4", ours), ("step 4, notebook pipeline", notebook)):
         histories = [run["history"] for run in runs]
         means = [statistics.fmean(epoch["test_accuracy"] for epoch in epochs)
