@@ -50,7 +50,7 @@ def ladder(path, steps):
                 axes.plot([place + side - 0.1, place + side + 0.1], [mean, mean], color=DARK, linewidth=2.5,
                           label="mean over seeds" if not place and side < 0 else None)
             if step["published"] is not None:
-                axes.plot(place + 0.12, step["published"], "D", color=LIGHT, markersize=9, zorder=1,
+                axes.plot(place + 0.3, step["published"], "D", color=LIGHT, markersize=8,
                           label="S5, best of one run" if not place else None)
         axes.axhline(TARGET, color=GREY, linestyle=":", linewidth=1.5, label=f"target {TARGET} %")
         axes.set_xticks(range(len(steps)), [step["step"] for step in steps])
