@@ -137,8 +137,8 @@ def middle(side, size):
         return None, None
     number = len(side) // 2
     first, last = side[number]
-    stride = first - side[number - 1][0] or None if number else None
-    return stride, None if first == 0 or last == size - 1 else last - first + 1
+    stride = first - side[number - 1][0] if number else None
+    return stride or None, None if first == 0 or last == size - 1 else last - first + 1
 
 
 def multiply_adds(model, images):

@@ -26,10 +26,10 @@ OPERATIONS = {
     **{f"{kind}.default": kind for kind in (
         "conv2d", "batch_norm", "linear", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "pad", "cat",
         "relu", "leaky_relu", "elu", "silu", "gelu", "hardtanh", "sigmoid", "tanh", "dropout", "amin", "amax",
-        "arange", "stack", "grid_sampler", "sqrt")},
+        "arange", "grid_sampler", "sqrt")},
     **{f"{kind}.Tensor": kind for kind in ("add", "sub", "mul", "div", "slice")},
-    "conv2d.padding": "conv2d", "feature_dropout.default": "dropout", "mean.dim": "mean",
-    "sum.dim_IntList": "sum", "pow.Tensor_Scalar": "pow", "expand.default": "expand",
+    "conv2d.padding": "conv2d", "stack.default": "cat", "feature_dropout.default": "dropout",
+    "mean.dim": "mean", "sum.dim_IntList": "sum", "pow.Tensor_Scalar": "pow", "expand.default": "expand",
     "expand_as.default": "expand", "log_softmax.int": "log_softmax", "softmax.int": "softmax",
     **dict.fromkeys(("view.default", "reshape.default", "flatten.using_ints", "squeeze.dim",
                      "unsqueeze.default"), "reshape")}

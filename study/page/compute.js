@@ -174,11 +174,6 @@ const operations = {
       }
     return out;
   },
-  stack(tensors, dim) {
-    const d = dim < 0 ? dim + this.shape.length : dim;
-    return tensor(this.shape, operations.cat.call({shape: this.shape}, tensors.map(
-      ({shape, data}) => tensor([...shape.slice(0, d), 1, ...shape.slice(d)], data)), d).data);
-  },
   arange(count) { return tensor(this.shape, Float32Array.from({length: count}, (_, i) => i)); },
   expand(x) { return broadcast(x, 0, x => x, this.shape); },
   grid_sampler(x, grid) {
