@@ -49,9 +49,6 @@ import common
 
 S5 = {}  # S5 ends with step 4
 
-# Test-time augmentation: the image as it is, and shifted by one pixel (right, down) in each direction.
-SHIFTS = ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))
-
 
 class Net(nn.Module):
     """7,856 parameters: it pools early, so that wide layers work on small maps; each place then has a weight.
@@ -62,7 +59,7 @@ class Net(nn.Module):
 
     def __init__(self, width=1.0):
         super().__init__()
-        self.shifts = SHIFTS
+        self.shifts = common.SHIFTS
         channels = max(1, round(16 * width))
         self.block1 = nn.Sequential(
             nn.Conv2d(1, channels, 5, bias=False),         # 28x28 -> 24x24, receptive field 5
@@ -94,12 +91,7 @@ class Net(nn.Module):
             return self.classify(x)
         # A shift by one pixel changes which rows and columns are pooled together, and so, a little, the
         # answer. Where a single answer is wrong by a narrow margin, the mean of five may be right.
-        height, width = x.shape[-2:]
-        padded = F.pad(x, (1, 1, 1, 1), mode="replicate")
-        shifted = [padded[..., 1 - down:1 - down + height, 1 - right:1 - right + width]
-                   for right, down in self.shifts]
-        answers = self.classify(torch.cat(shifted)).view(len(shifted), -1, 10)
-        return F.log_softmax(answers.mean(dim=0), dim=1)
+        return common.mean_over_shifts(self.classify, x, self.shifts)
 
     def classify(self, x):
         x = self.block1(x)
@@ -174,10 +166,10 @@ def main(argv=None):
             test_result = common.test(model, test_loader)
             run.log(train_result, test_result)
 
-        model.shifts = SHIFTS[:1]
+        model.shifts = common.SHIFTS[:1]
         print("Without test-time augmentation:")
         common.test(model, test_loader)
-        model.shifts = SHIFTS
+        model.shifts = common.SHIFTS
         run.finish(model, train_loader, test_loader)
 
 

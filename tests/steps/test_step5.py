@@ -37,7 +37,7 @@ def test_a_trained_network_answers_with_the_mean_over_five_shifts(tensors):
         product = torch.stack(answers).prod(dim=0) ** (1 / 5)
         assert torch.allclose(answer.exp(), product / product.sum(dim=1, keepdim=True), atol=1e-5)
         assert (answers[1] - answers[0]).abs().max() > 1e-3  # there was something to average
-        model.shifts = step5_beyond.SHIFTS[:1]
+        model.shifts = common.SHIFTS[:1]
         assert torch.allclose(model(images).exp(), answers[0], atol=1e-6)
 
 
@@ -53,7 +53,7 @@ def test_the_log_says_what_it_is_without_test_time_augmentation(first_6000, tmp_
     train(tmp_path, "step5_beyond", "--epochs", 1, "--batch-size", 32)
     model = step5_beyond.Net()
     model.load_state_dict(torch.load(tmp_path / "step5_beyond.pt"))
-    model.shifts = step5_beyond.SHIFTS[:1]
+    model.shifts = common.SHIFTS[:1]
     args = step5_beyond.command_line().parse_args([])
     loss, accuracy = common.test(model, common.loaders(args)[1])
     log = (tmp_path / "step5_beyond.log").read_text()
