@@ -63,7 +63,7 @@ FOLDERS = --data-dir=$(DATA) --out-dir=$(OUT)
 OPTIONS = $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(DEVICE),--device $(DEVICE)) $(ARGS)
 SWEEP = $(PYTHON) -m study.sweep --seeds '$(SEEDS)' --jobs $(JOBS) --data-dir=$(DATA)
 
-.PHONY: help all step1 step2 step3 step4 step5 step6 $(STEPS) sweep compare claims frontier robustness demo report data bench \
+.PHONY: help all step1 step2 step3 step4 step5 step6 step7 $(STEPS) sweep compare claims frontier robustness demo report data bench \
         check lint test clean distclean named-python force
 
 ## help        this list
@@ -89,6 +89,8 @@ step4: step4_aug_lr
 step5: step5_beyond
 ## step6       train to 99.4 % in a few seconds, with cropped images, larger batches and Muon
 step6: step6_fast
+## step7       train the smallest, with depthwise separable convolutions on deskewed digits
+step7: step7_small
 ## stepN_name  train the step in stepN_name.py, which may be one of your own
 $(STEPS): $(READY)
 	$(SHARE) $(PYTHON) $@.py $(FOLDERS) $(if $(SEED),--seed $(SEED)) $(OPTIONS)
@@ -108,8 +110,7 @@ compare: $(READY)
 claims: $(READY)
 	$(PYTHON) -m study.claims --jobs $(JOBS) --data-dir=$(DATA) --out-dir=$(OUT) -- $(OPTIONS)
 
-## frontier    train step 5 in eight widths, SEEDS="1 2 3", and draw accuracy against size
-frontier: SEEDS = 1 2 3
+## frontier    train steps 5 and 7 in several widths, SEEDS="1 2 3 4 5", and draw accuracy against size
 frontier: $(READY)
 	$(SWEEP) --out-dir=$(OUT)/frontier --frontier -- $(OPTIONS)
 	$(PYTHON) -m study.frontier --out-dir=$(OUT)

@@ -153,6 +153,8 @@ def checked(run):
     check(run, RUN)
     check(run["arguments"], {"epochs": int, "seed": int, "dry_run": bool, "validate": bool})
     check(run["versions"], {"torch": str})
+    if "test_accuracy_without_tta" in run:  # a step's own figure
+        check(run, {"test_accuracy_without_tta": float})
     if run["published"]:  # empty in a step that S5 does not have
         check(run["published"], {"best_train_accuracy": float, "best_test_accuracy": float})
     check_history(run["history"])

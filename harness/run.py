@@ -183,14 +183,18 @@ class Run:
         with atomic_write(self.path(".log")) as path:
             path.write_text("".join(self.lines), encoding="utf-8", errors="backslashreplace")
 
-    def finish(self, model, train_loader, test_loader):
-        """Print the closing table and write all files. Raises UserError if the disk cannot take them."""
+    def finish(self, model, train_loader, test_loader, **figures):
+        """Print the closing table and write all files, with `figures` of the step's own in the JSON by name.
+
+        Raises UserError if the disk cannot take them.
+        """
         if self.pending:  # the loop was left by a break
             self._end_epoch()
         checkpoint.write(self.path(".pt"), {name: value.cpu() if isinstance(value, torch.Tensor) else value
                                             for name, value in model.state_dict().items()})
         log_probabilities = predict(model, test_loader).cpu()
-        result = self.facts | results.final_figures(model, train_loader, test_loader, log_probabilities) | {
+        figures |= results.final_figures(model, train_loader, test_loader, log_probabilities)
+        result = self.facts | figures | {
             "seconds": round(time.perf_counter() - self.start, 3), "history": self.history}
         print(results.closing_table(result, test_loader.split))
         record.write(self.path(".json"), result)

@@ -1,4 +1,4 @@
-"""Accuracy against size: step 5 with fewer and with more channels, as a table and as frontier.png.
+"""Accuracy against size: steps 5 and 7 with fewer and with more channels, as a table and as frontier.png.
 
     python -m study.frontier --out-dir results
 
@@ -8,37 +8,53 @@ import statistics
 import sys
 
 from harness import cli
-from harness.record import TARGET
 from study import plots
 from study.evidence import last
 from study.tables import markdown
 from study.variants import LADDER, WIDTHS, by_variant, load_runs, sweep_files
 
+GOALS = (99.0, 99.4, 99.5)  # percent, for the smallest network whose mean is there
+# What others publish on networks this small: parameters, test accuracy (percent), what it is, where.
+PUBLIC = [
+    (697, 99.03, "best epoch of the best of about 700 runs", "JoshWarn/Parameter-Efficient-MNIST"),
+    (997, 98.76, "mean of 223 runs, best epochs", "JoshWarn/Parameter-Efficient-MNIST"),
+    (997, 99.06, "best epoch of the best of 223 runs", "JoshWarn/Parameter-Efficient-MNIST"),
+    (1936, 99.10, "one run, 75 epochs", "ruslangrimov/mnist-minimal-model"),
+    (7918, 99.52, "best of 15 epochs, one run", "snehanshu-raj/ERA"),
+]
+
 
 def by_size(runs):
-    """Parameters -> last test accuracies (percent) of those of `runs` that are of WIDTHS, smallest first."""
+    """Step -> parameters -> those of `runs` that are of WIDTHS, smallest networks first."""
     sizes = {}
-    for seeds in by_variant(runs, WIDTHS)[0].values():
+    for name, seeds in by_variant(runs, WIDTHS)[0].items():
         for run in seeds.values():
-            sizes.setdefault(run["parameters"], []).append(last(run))
-    return dict(sorted(sizes.items()))
+            sizes.setdefault(WIDTHS[name].step, {}).setdefault(run["parameters"], []).append(run)
+    return {step: dict(sorted(of_step.items())) for step, of_step in sizes.items()}
 
 
 def table_rows(sizes):
     """The rows of a table of `sizes`, as by_size gives them."""
-    heading = ["parameters", "bytes", "seeds", "last test", "lowest", "highest"]
-    return [heading, *([f"{parameters:,}", f"{4 * parameters:,}", str(len(accuracies)),
-                        *(f"{f(accuracies):.2f}" for f in (statistics.fmean, min, max))]
-                       for parameters, accuracies in sizes.items())]
+    rows = [["step", "parameters", "bytes", "seeds", "last test", "lowest", "highest", "without TTA"]]
+    for step, of_step in sizes.items():
+        for parameters, runs in of_step.items():
+            accuracies = [last(run) for run in runs]
+            without = [run["test_accuracy_without_tta"] for run in runs if "test_accuracy_without_tta" in run]
+            rows.append([step, f"{parameters:,}", f"{4 * parameters:,}", str(len(runs)),
+                         *(f"{f(accuracies):.2f}" for f in (statistics.fmean, min, max)),
+                         f"{statistics.fmean(without):.2f}" if len(without) == len(runs) else ""])
+    return rows
 
 
-def smallest(sizes):
-    """A sentence on the smallest network whose mean is at the target."""
-    for parameters, accuracies in sizes.items():
-        if (mean := statistics.fmean(accuracies)) >= TARGET:
-            return (f"The smallest whose mean is at or above {TARGET} % has {parameters:,} parameters, "
-                    f"{4 * parameters:,} bytes at 4 a parameter: {mean:.2f} % over {len(accuracies)} seeds.")
-    return f"No size reaches {TARGET} % on average."
+def smallest(sizes, goal):
+    """A sentence on the smallest network whose mean is at `goal`, in percent."""
+    means = {(parameters, step): (statistics.fmean(map(last, runs)), len(runs))
+             for step, of_step in sizes.items() for parameters, runs in of_step.items()}
+    for (parameters, step), (mean, seeds) in sorted(means.items()):
+        if mean >= goal:
+            return (f"The smallest whose mean is at or above {goal:.1f} % has {parameters:,} parameters, "
+                    f"{4 * parameters:,} bytes at 4 a parameter ({step}): {mean:.2f} % over {seeds} seeds.")
+    return f"No size reaches {goal:.1f} % on average."
 
 
 def main():
@@ -50,10 +66,8 @@ def main():
     runs, more = load_runs(sweep_files(folder))
     found, _ = by_variant(runs)
     ladder = {step: list(found[step].values()) for step in LADDER if found[step]}
-    print(markdown(table_rows(sizes)), smallest(sizes), sep="\n")
-    plots.frontier(folder / "frontier.png", sizes, {
-        step: (runs[0]["parameters"], [last(run) for run in runs],
-               runs[0]["published"]["best_test_accuracy"]) for step, runs in ladder.items()})
+    print(markdown(table_rows(sizes)), *(smallest(sizes, goal) for goal in GOALS), sep="\n")
+    plots.frontier(folder / "frontier.png", sizes, ladder, PUBLIC)
     print(f"Written: {folder / 'frontier.png'}")
     sys.exit(1 if unreadable or more else 0)
 

@@ -6,7 +6,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from harness.plots import DARK, GREY, LIGHT, accuracy_axis, drawing, epoch_axis
 from harness.record import TARGET
-from study.evidence import FAILS, HOLDS, NO_DIFFERENCE, UNDECIDED
+from study.evidence import FAILS, HOLDS, NO_DIFFERENCE, UNDECIDED, last
 
 # From light to dark along the ladder up to step 5, each with a mark of its own, for greyscale too.
 STYLES = [("#e8a33d", "s", ":"), ("#d1603d", "^", "-."), ("#4f7fb5", "D", "--"), ("#14265c", "o", "-"),
@@ -169,35 +169,47 @@ def forest(path, comparisons):
         figure.suptitle("The claims: each difference, its 99 % interval, and the threshold (upright line)")
 
 
-def frontier(path, sizes, steps):
+def frontier(path, families, steps, public):
     """Draw test accuracy against the number of parameters into the PNG file `path`: mean, lowest to highest.
 
-    `sizes` maps a number of parameters of step 5 to its accuracies (percent, a value per seed); `steps` maps
-    the name of another step to (parameters, such accuracies, the accuracy that S5 publishes).
+    `families` maps the name of a step to its runs by number of parameters, `steps` the name of a step of S5
+    to its runs. `public` is a list of (parameters, accuracy in percent, what it is, whose it is).
     """
-    with drawing(path, (9, 6)) as (_, axes):
-        def points(parameters, accuracies, **style):
-            means = [sum(a) / len(a) for a in accuracies]
-            errors = [[m - min(a) for m, a in zip(means, accuracies, strict=True)],
-                      [max(a) - m for m, a in zip(means, accuracies, strict=True)]]
-            axes.errorbar(parameters, means, capsize=3, yerr=errors, **style)
+    with drawing(path, (9, 7)) as (_, axes):
+        def points(by_parameters, **style):
+            accuracies = [[last(run) for run in runs] for runs in by_parameters.values()]
+            means = [sum(values) / len(values) for values in accuracies]
+            errors = [[mean - min(values) for mean, values in zip(means, accuracies, strict=True)],
+                      [max(values) - mean for mean, values in zip(means, accuracies, strict=True)]]
+            axes.errorbar(list(by_parameters), means, capsize=3, yerr=errors, **style)
 
-        points(list(sizes), list(sizes.values()), color=DARK, marker="o", label="step 5, wider and narrower")
-        for (step, (parameters, accuracies, published)), style in styled(steps.items()):
+        for (step, by_parameters), color in zip(families.items(), (DARK, LIGHT), strict=False):
+            points(by_parameters, color=color, marker="o", label=f"{step}, wider and narrower")
+            without = {parameters: [run["test_accuracy_without_tta"] for run in runs]
+                       for parameters, runs in by_parameters.items()
+                       if all("test_accuracy_without_tta" in run for run in runs)}
+            if without:
+                axes.plot(without.keys(), [sum(values) / len(values) for values in without.values()], ":",
+                          color=color, label=f"{step} without test-time augmentation")
+        for (step, runs), style in styled(steps.items()):
             style |= {"markersize": 8, "linestyle": ""}
-            points([parameters], [accuracies], **style, label=step)
-            axes.plot(parameters, published, **style, markerfacecolor="white")
-        axes.plot([], [], color=GREY, marker="s", markerfacecolor="white", linestyle="",
-                  label="the same in S5, best of one run")
+            points({runs[0]["parameters"]: runs}, **style, label=step)
+            axes.plot(runs[0]["parameters"], runs[0]["published"]["best_test_accuracy"], **style,
+                      markerfacecolor="white")
+        hollow = {"color": GREY, "markerfacecolor": "white", "linestyle": ""}
+        axes.plot([], [], marker="s", **hollow, label="the same in S5, best of one run")
+        for marker, (parameters, accuracy, kind, whose) in zip("*Xphd", public, strict=True):
+            axes.plot(parameters, accuracy, marker=marker, markersize=9, **hollow,
+                      label=f"{whose.split('/')[0]}: {kind}")
         axes.set_xscale("log")
-        axes.xaxis.set_major_locator(FixedLocator([1000, 2000, 3000, 5000, 7000, 10000]))
+        axes.xaxis.set_major_locator(FixedLocator([500, 700, 1000, 2000, 3000, 5000, 7000, 10000]))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
         axes.set_xlabel("parameters")
         accuracy_axis(axes)
         axes.grid(color="0.9")
         axes.set_title("How small: last-epoch test accuracy, mean over seeds, lowest to highest")
-        axes.legend(loc="upper left")
+        axes.legend(loc="lower right", fontsize=8)
 
 
 def confusion(path, title, mistakes):

@@ -192,7 +192,7 @@ def main():
     parser.add_argument("--seeds", default="1 2 3 4 5", help="as in '1 2 3 4 5'")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--claims", action="store_true", help="steps 1 to 4, and the variants of the claims")
-    which.add_argument("--frontier", action="store_true", help="step 5 in several widths, instead")
+    which.add_argument("--frontier", action="store_true", help="steps 5 and 7 in several widths, instead")
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--slurm", action="store_true", help="print a batch script for Slurm, N runs at a time")
     how.add_argument("--collect", metavar="DIR", type=cli.folder,

@@ -6,7 +6,7 @@ import pytest
 
 from study.variants import LADDER, ROOT, STEPS
 
-PROJECT_STEPS = (*LADDER, "step5_beyond", "step6_fast")
+PROJECT_STEPS = (*LADDER, "step5_beyond", "step6_fast", "step7_small")
 OURS = {"common", "harness", "study", "benchmarks", "bench", "notebook_era", *STEPS}
 SLOW = {"harness.plots"}  # to import, because of matplotlib
 PROGRAMS = {f"study.{name}" for name in ("sweep", "compare", "claims", "summary", "robustness", "frontier",

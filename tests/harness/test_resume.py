@@ -114,7 +114,8 @@ def test_the_same_command_on_two_threads(data_dir, tmp_path):
     assert figures(tmp_path / "once") == figures(tmp_path / "again")
 
 
-@pytest.mark.parametrize("step", ["step1_basic", "step4_aug_lr", "step5_beyond", "step6_fast"])
+@pytest.mark.parametrize("step", ["step1_basic", "step4_aug_lr", "step5_beyond", "step6_fast",
+                                  "step7_small"])
 def test_the_same_command_gives_the_same_figures_and_weights(step, few_images, tmp_path):
     def make(name, seed):
         train(tmp_path / name, step, "--device", "cpu", "--epochs", 2, "--seed", seed)

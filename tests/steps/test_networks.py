@@ -31,8 +31,11 @@ def test_summary_is_the_table_of_s5(step, capsys):
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_sizes_and_receptive_fields_in_the_comments(step):
-    model = network(step)
+def test_sizes_and_receptive_fields_in_the_comments(step, monkeypatch):
+    module = importlib.import_module(step)
+    if hasattr(module, "deskew"):  # step 7, whose comments are on images that are deskewed
+        monkeypatch.setattr(module, "deskew", lambda images: images)
+    model = module.Net()
     found = {row.layer: row for row in layer_table.layers_with_receptive_fields(model)}
     lines = [line for line in inspect.getsource(type(model)).splitlines()
              if re.search(r"nn\.(?!Module|Sequential)\w+\(", line)]

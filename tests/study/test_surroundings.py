@@ -21,7 +21,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("odd") / ODD
     for place, some in ((".", a_run("step1_basic")), ("seed1", a_run("step1_basic", 1)),
                         ("seed2", a_run("step1_basic", 2)),
-                        ("frontier/seed1/width_1", a_run("step5_beyond"))):
+                        ("frontier/seed1/step5_width_1", a_run("step5_beyond"))):
         (folder / place).mkdir(parents=True, exist_ok=True)
         (folder / place / f"{some['step']}.json").write_text(json.dumps(some))
     return folder

@@ -9,6 +9,8 @@ from study.evidence import FAILS, HOLDS, NO_DIFFERENCE, UNDECIDED, Part
 from study.variants import VARIANTS
 from study.verdicts import Claim
 
+AFTER_S5 = {"step5_beyond", "step6_fast", "step7_small"}
+
 
 def runs(*tests, **more):
     return {seed: a_run(seed=seed, test=[test] * 5, **more) for seed, test in enumerate(tests, start=1)}
@@ -72,12 +74,12 @@ def test_every_claim_is_there_and_names_variants():
     assert [i for i, claim in enumerate(CLAIMS, start=1) if claim.by_eval] == [1, 4, 9, 10]
     used = {name for claim in CLAIMS for part in claim.parts for name in (part.a, part.b)
             if isinstance(name, str)}
-    assert used == set(VARIANTS) - {"step5_beyond", "step6_fast"}
+    assert used == set(VARIANTS) - AFTER_S5
 
 
 def test_only_open_claims_need_more_runs():
     nothing = {name: {} for name in VARIANTS}
-    assert set(undecided(nothing)) == set(VARIANTS) - {"step5_beyond", "step6_fast"}
+    assert set(undecided(nothing)) == set(VARIANTS) - AFTER_S5
     # Claim 3 is as clear as can be; step 2 itself is needed for others, its variant is not.
     clear = nothing | {"step2_dropout": runs(*[99.2] * 4), "step2_without_batch_norm": runs(*[98.0] * 4)}
     assert set(undecided(clear)) == set(undecided(nothing)) - {"step2_without_batch_norm"}

@@ -1,0 +1,135 @@
+"""Step 7: as few parameters as 99 % needs: depthwise separable convolutions on deskewed digits.
+"""
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+import torch.optim as optim
+from torch.optim.lr_scheduler import LambdaLR
+
+import common
+
+S5 = {}  # S5 ends with step 4
+
+
+class Net(nn.Module):
+    """810 parameters: convolutions in two parts, one over places, one over channels; digits deskewed.
+
+    A 3x3 convolution from 9 to 9 channels has 9 x 9 x 9 = 729 weights. A depthwise separable one has 162:
+    each channel has a 3x3 kernel of its own (81 weights), and a 1x1 convolution mixes the channels (81). The
+    receptive fields are those on an image as `deskew` gives it. Test-time augmentation as in step 5.
+    """
+
+    def __init__(self, width=1.0):
+        super().__init__()
+        self.shifts = common.SHIFTS
+        channels = max(1, round(9 * width))
+        self.block1 = nn.Sequential(
+            nn.Conv2d(1, channels, 3, bias=False),         # 28x28 -> 26x26, receptive field 3
+            nn.MaxPool2d(2),                               # -> 13x13, receptive field 4
+            nn.BatchNorm2d(channels),                      # after pooling: a quarter of the pixels
+            nn.ReLU(),
+        )
+        self.block2 = nn.Sequential(
+            nn.Conv2d(channels, channels, 3, groups=channels, bias=False),  # -> 11x11, receptive field 8
+            nn.Conv2d(channels, channels, 1, bias=False),
+            nn.BatchNorm2d(channels),
+            nn.ReLU(),
+            nn.Conv2d(channels, channels, 3, groups=channels, bias=False),  # -> 9x9, receptive field 12
+            nn.Conv2d(channels, channels, 1, bias=False),
+            nn.MaxPool2d(3),                               # -> 3x3, receptive field 16
+            nn.BatchNorm2d(channels),
+            nn.ReLU(),
+        )
+        self.block3 = nn.Sequential(
+            nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False),  # receptive field 28
+            nn.Conv2d(channels, channels, 1, bias=False),
+            nn.BatchNorm2d(channels),
+            nn.ReLU(),
+        )
+        self.places = nn.Conv2d(channels, channels, 3, groups=channels, bias=False)  # -> 1x1, the whole image
+        self.last = nn.Conv2d(channels, 10, 1, bias=False)  # one score per digit
+
+    def forward(self, x):
+        x = deskew(x)
+        if self.training:
+            return self.classify(x)
+        return common.mean_over_shifts(self.classify, x, self.shifts)
+
+    def classify(self, x):
+        x = self.block1(x)
+        x = self.block2(x)
+        x = x + self.block3(x)  # residual: block3 adds to what was there
+        x = self.places(x)
+        x = self.last(x)
+        return F.log_softmax(x.flatten(1), dim=1)
+
+
+def deskew(images):
+    """The images (N, 1, H, W), each sheared until its digit stands upright, in the middle.
+
+    Both follow from the moments of the ink: the centre of gravity goes to the middle, and the slant, by how
+    much x grows with y on average, is sheared away (LeCun, Bottou, Bengio and Haffner, "Gradient-based
+    learning applied to document recognition", 1998).
+    """
+    middle = (images.shape[-1] - 1) / 2
+    x = torch.arange(images.shape[-1], device=images.device) - middle  # pixels to the right of the middle
+    y = x.view(-1, 1)  # pixels below it
+    black = images.amin((1, 2, 3), keepdim=True)
+    ink = (images - black).squeeze(1)
+    ink = ink / (ink.sum((1, 2), keepdim=True) + 1e-6)  # its sum is 1, or 0 in a blank image
+
+    def mean(values):
+        return (ink * values).sum((1, 2), keepdim=True)
+
+    x_mean, y_mean = mean(x), mean(y)
+    # A pixel has a height, and so a variance of 1/12: no line is infinitely thin.
+    slant = mean((x - x_mean) * (y - y_mean)) / (mean((y - y_mean) ** 2) + 1 / 12)
+    # For each pixel of the answer, where it comes from.
+    from_x, from_y = x_mean + x + slant * y, y_mean + y
+    grid = torch.stack([from_x, from_y.expand_as(from_x)], dim=-1) / middle
+    return F.grid_sample(images - black, grid, align_corners=True) + black
+
+
+def command_line():
+    parser = common.command_line(__doc__)
+    parser.set_defaults(batch_size=64)
+    parser.add_argument("--lr", type=common.positive, default=0.1,
+                        help="highest learning rate, after the warm-up")
+    parser.add_argument("--width", type=common.positive, default=1.0, metavar="F",
+                        help="multiply the number of channels by this")
+    return parser
+
+
+def main(argv=None):
+    args = command_line().parse_args(argv)
+    with common.Run(Net, args, S5) as run:  # seeds, logs what is printed, saves after every epoch
+        # Step 6's warp, weaker for a network so small that it underfits.
+        strength = min(1.0, args.width / 2)
+        augment = common.RandomWarp(degrees=10 * strength, shift=1.5 * strength, scale=0.1 * strength,
+                                    shear=5 * strength, elastic=0.7 * strength)
+        train_loader, test_loader = common.loaders(args, augment)
+        model = Net(args.width).to(args.device)
+        common.summary(model)
+        optimizer = optim.SGD(model.parameters(), lr=args.lr, momentum=0.9, nesterov=True)
+
+        # As in step 5: linearly up over the first fifth of all batches, then linearly down to zero.
+        batches = args.epochs * len(train_loader)
+        warm_up = 0.2 * batches
+        augment.per_batch = 1 / batches
+        scheduler = LambdaLR(optimizer, lambda i: min((i + 1) / warm_up, (batches - i) / (batches - warm_up)))
+
+        for epoch in run.epochs(model, optimizer, scheduler):  # from 0, or from where --resume resumes
+            augment.progress = epoch / args.epochs  # set anew, so that a resumed run fades out in time
+            train_result = common.train(model, train_loader, optimizer, scheduler)
+            test_result = common.test(model, test_loader)
+            run.log(train_result, test_result)
+
+        model.shifts = common.SHIFTS[:1]
+        print("Without test-time augmentation:")
+        _, accuracy = common.test(model, test_loader)
+        model.shifts = common.SHIFTS
+        run.finish(model, train_loader, test_loader, test_accuracy_without_tta=accuracy)
+
+
+if __name__ == "__main__":
+    main()
