@@ -10,7 +10,7 @@ PROJECT_STEPS = (*LADDER, "step5_beyond", "step6_fast", "step7_small")
 OURS = {"common", "harness", "study", "benchmarks", "bench", "notebook_era", *STEPS}
 SLOW = {"harness.plots"}  # to import, because of matplotlib
 PROGRAMS = {f"study.{name}" for name in ("sweep", "compare", "claims", "summary", "robustness", "frontier",
-                                         "report")}
+                                         "quantize", "report")}
 FILES = sorted([*ROOT.glob("*.py"), *(path for folder in ("harness", "study", "benchmarks", "tests")
                                       for path in (ROOT / folder).rglob("*.py"))])
 

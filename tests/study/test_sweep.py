@@ -302,7 +302,7 @@ def test_a_run_of_other_epochs_or_options_is_not_finished(tmp_path, dry_run):
 
 
 @pytest.mark.parametrize("program", ["sweep", "compare", "claims", "report", "summary",
-                                     "robustness", "frontier"])
+                                     "robustness", "frontier", "quantize"])
 def test_an_unknown_option_is_one_line(program):
     recipes = ["step3_gap", "step4_aug_lr"] if program == "compare" else []
     assert_one_line(run(sys.executable, "-m", f"study.{program}", *recipes, "--no-such-thing"),

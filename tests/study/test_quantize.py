@@ -1,0 +1,47 @@
+"""Weights rounded to int8."""
+import re
+import sys
+
+import pytest
+import torch
+from conftest import assert_one_line, run, train
+
+import step7_small
+from study import quantize
+
+
+def test_each_filter_has_at_most_255_values_and_keeps_its_largest():
+    torch.manual_seed(0)
+    model, before = step7_small.Net(), step7_small.Net()
+    before.load_state_dict(model.state_dict())
+    filters = 9 * 8 + 10
+    assert quantize.quantize(model) == 738 + 4 * filters + 4 * 72  # weights, scales, batch norm
+    for old, new in zip(before.parameters(), model.parameters(), strict=True):
+        if old.dim() == 1:
+            assert torch.equal(old, new)
+            continue
+        for was, is_now in zip(old.flatten(1), new.flatten(1), strict=True):
+            scale = was.abs().max() / 127
+            assert torch.allclose(is_now / scale, (is_now / scale).round(), atol=1e-3)
+            assert (is_now - was).abs().max() <= scale * 0.501
+    assert quantize.quantize(model) and all(torch.allclose(a, b, atol=1e-6) for a, b in zip(
+        model.state_dict().values(), model.state_dict().values(), strict=True))
+
+
+def test_a_table_of_what_the_frontier_left(first_6000, monkeypatch, capsys, tmp_path):
+    for seed in (1, 2):
+        train(tmp_path / "frontier" / f"seed{seed}" / "step7_width_1", "step7_small", "--epochs", 1,
+              "--seed", seed)
+    monkeypatch.setattr(sys, "argv", ["quantize", "--out-dir", str(tmp_path)])
+    quantize.main()
+    cells = re.search(r"^[|] step7_small .*", capsys.readouterr().out, re.MULTILINE)[0].strip("| ").split("|")
+    step, parameters, size, size8, seeds, accuracy, accuracy8, loss, loss8 = (cell.strip() for cell in cells)
+    assert (parameters, size, size8, seeds) == ("810", "3,240", "1,354", "2")
+    assert 30 < float(accuracy) < 100 and abs(float(accuracy) - float(accuracy8)) < 3
+    assert float(loss) != float(loss8) and float(loss) == pytest.approx(float(loss8), rel=0.1)
+
+
+def test_no_runs_to_quantize(data_dir, tmp_path):
+    program = [sys.executable, "-m", "study.quantize"]
+    assert_one_line(run(*program, "--out-dir", tmp_path, "--data-dir", data_dir),
+                    "study.quantize: error: no finished run", tmp_path)
