@@ -65,14 +65,16 @@ class Net(nn.Module):
 
 
 def deskew(images):
-    """The images (N, 1, H, W), each sheared until its digit stands upright, in the middle.
+    """The images (N, 1, H, W), each with its digit upright, in the middle, and large.
 
-    Both follow from the moments of the ink: the centre of gravity goes to the middle, and the slant, by how
-    much x grows with y on average, is sheared away (LeCun, Bottou, Bengio and Haffner, "Gradient-based
-    learning applied to document recognition", 1998).
+    All of it follows from the moments of the ink (LeCun, Bottou, Bengio and Haffner, "Gradient-based learning
+    applied to document recognition", 1998). The centre of gravity goes to the middle. The slant, by how much
+    x grows with y on average, is sheared away. In height the digit is scaled until the ink has a standard
+    deviation of 6.5 pixels (5.5 on average before); the tips of some strokes are lost. In width it is scaled
+    by the square root of what 4.9 pixels would need (3.4 before), or a 1 would be as broad as a 0.
     """
-    middle = (images.shape[-1] - 1) / 2
-    x = torch.arange(images.shape[-1], device=images.device) - middle  # pixels to the right of the middle
+    half = images.shape[-1] / 2
+    x = torch.arange(images.shape[-1], device=images.device) + 0.5 - half  # pixels to the right of the middle
     y = x.view(-1, 1)  # pixels below it
     black = images.amin((1, 2, 3), keepdim=True)
     ink = (images - black).squeeze(1)
@@ -81,13 +83,16 @@ def deskew(images):
     def mean(values):
         return (ink * values).sum((1, 2), keepdim=True)
 
-    x_mean, y_mean = mean(x), mean(y)
-    # A pixel has a height, and so a variance of 1/12: no line is infinitely thin.
-    slant = mean((x - x_mean) * (y - y_mean)) / (mean((y - y_mean) ** 2) + 1 / 12)
+    right, down = x - mean(x), y - mean(y)  # of the centre of gravity
+    # A pixel has a width and a height, and so a variance of 1/12: no line is infinitely thin.
+    y_variance = mean(down ** 2) + 1 / 12
+    slant = mean(right * down) / y_variance
+    x_variance = mean((right - slant * down) ** 2) + 1 / 12
+    width, height = (x_variance.sqrt() / 4.9).sqrt(), y_variance.sqrt() / 6.5
     # For each pixel of the answer, where it comes from.
-    from_x, from_y = x_mean + x + slant * y, y_mean + y
-    grid = torch.stack([from_x, from_y.expand_as(from_x)], dim=-1) / middle
-    return F.grid_sample(images - black, grid, align_corners=True) + black
+    from_x, from_y = mean(x) + width * x + slant * height * y, mean(y) + height * y
+    grid = torch.stack([from_x, from_y.expand_as(from_x)], dim=-1) / half
+    return F.grid_sample(images - black, grid, align_corners=False) + black
 
 
 def command_line():

@@ -2,7 +2,7 @@
 
     python -m study.frontier --out-dir results
 
-Reads the runs that `make frontier` leaves in frontier/, and for comparison those of the steps beside it.
+Reads the runs that `make frontier` leaves in frontier/, and those of the steps beside it.
 """
 import statistics
 import sys
@@ -59,12 +59,11 @@ def smallest(sizes, goal):
 
 def main():
     folder = cli.out_dir(__doc__, "folder of the sweep, where the picture goes too")
-    runs, unreadable = load_runs(sweep_files(folder / "frontier"))
-    sizes = by_size(runs)
-    if not sizes:
+    widths, unreadable = load_runs(sweep_files(folder / "frontier"))
+    if not by_size(widths):
         raise cli.UserError(f"no finished run in {folder}/frontier/seed*")
     runs, more = load_runs(sweep_files(folder))
-    found, _ = by_variant(runs)
+    sizes, (found, _) = by_size([*widths, *runs]), by_variant(runs)
     ladder = {step: list(found[step].values()) for step in LADDER if found[step]}
     print(markdown(table_rows(sizes)), *(smallest(sizes, goal) for goal in GOALS), sep="\n")
     plots.frontier(folder / "frontier.png", sizes, ladder, PUBLIC)

@@ -19,6 +19,7 @@ from study import demo
 from study.robustness import trained_network
 from study.variants import STEPS, VARIANTS
 
+TRAINED = STEPS.index("step6_fast")  # of the networks, in turn
 SHOWN = 200  # test images that are put through the page's networks
 # Strokes in the square of 280 pixels, as lists of points.
 CIRCLE = [(140 + 60 * math.sin(a / 10), 140 - 90 * math.cos(a / 10)) for a in range(64)]
@@ -43,7 +44,7 @@ def a_network(step):
 
 @pytest.fixture(scope="module")
 def finished(tensors, tmp_path_factory):
-    """A folder with weights of every step. Step 6 is trained on some images; its JSON is hostile."""
+    """A folder with weights of every step. Step 6 is trained on some images; the last JSON is hostile."""
     folder = tmp_path_factory.mktemp("finished")
     torch.manual_seed(1)
     for step in STEPS:
@@ -55,7 +56,7 @@ def finished(tensors, tmp_path_factory):
         patch.setattr(mnist, "load_training", lambda *_: (tensors[0][:12000], tensors[1][:12000]))
         patch.setattr(mnist, "load_test", lambda *_: (tensors[2][:1000], tensors[3][:1000]))
         train(folder, "step6_fast", "--epochs", 1, "--batch-size", 64, "--device", "cpu")
-    path = folder / "step6_fast.json"
+    path = folder / f"{STEPS[-1]}.json"  # of which the page shows the layers first
     path.write_text(json.dumps(json.loads(path.read_text()) | {"started": HOSTILE}))
     return folder
 
@@ -154,7 +155,7 @@ def test_drawn_digits_are_read(page, tmp_path):
         const found = {{}}; {SEND}
         for (const [digit, strokes] of Object.entries({json.dumps(DRAWN)})) {{
           element("clear").click();
-          const empty = cells.at(-1).answer.textContent;
+          const empty = cells[{TRAINED}].answer.textContent;
           for (const [start, ...others] of strokes) {{
             send("pointerdown", element("pad"), start);
             for (const point of others) send("pointermove", document, point);
@@ -167,7 +168,7 @@ def test_drawn_digits_are_read(page, tmp_path):
           const centre = state.image.reduce((sum, v, i) => sum + v * Math.floor(i / 28), 0) / mass;
           const rows = [...state.image.keys()].filter(i => state.image[i] > 0.2).map(i => Math.floor(i / 28));
           const height = Math.max(...rows) - Math.min(...rows);
-          found[digit] = [empty, cells.at(-1).answer.textContent, centre, height];
+          found[digit] = [empty, cells[{TRAINED}].answer.textContent, centre, height];
         }}
         return found;""")
     for digit, (empty, answer, centre, height) in found.items():
@@ -210,7 +211,7 @@ def test_an_image_is_prepared_as_mnist_was(page, tensors, tmp_path):
 
 
 def test_a_picture_dark_on_light_and_light_on_dark(page, tmp_path):
-    found = in_chromium(page, tmp_path, """
+    found = in_chromium(page, tmp_path, f"const TRAINED = {TRAINED};" + """
         const found = [];
         for (const [paper, stroke] of [["#d8d0c0", "#223355"], ["#102810", "#f0f0e0"]]) {
           const canvas = document.createElement("canvas"), context = canvas.getContext("2d");
@@ -224,13 +225,13 @@ def test_a_picture_dark_on_light_and_light_on_dark(page, tmp_path):
           for (const [x, y] of [[80, 60], [200, 60], [120, 240]]) context.lineTo(200 + x, 50 + y);
           context.stroke();
           await settled(open(await settled(new Promise(resolve => canvas.toBlob(resolve)))));
-          found.push(cells.at(-1).answer.textContent);
+          found.push(cells[TRAINED].answer.textContent);
         }
         const empty = new OffscreenCanvas(50, 50);
         empty.getContext("2d").fillRect(0, 0, 50, 50);
         for (const file of [await settled(empty.convertToBlob()), new Blob(["no picture"])]) {
           await settled(open(file));
-          found.push(element("shown").textContent, cells.at(-1).answer.textContent);
+          found.push(element("shown").textContent, cells[TRAINED].answer.textContent);
         }
         return found;
 
@@ -263,9 +264,9 @@ def test_test_images_and_sliders(page, tensors, tmp_path):
           found.push(await set(id, value));
         return found;""")
     titles, shown, answers, prepared, plain, shifted, back, turned, again, noisy = found
-    # Test images need no preparation. The first steps are untrained here, the last one is right.
+    # Test images need no preparation. All steps but one are untrained here.
     assert shown == "Test image 0, labelled 7." and prepared
-    assert answers[-1] == "7" and all(answer == "7" or answer.endswith("✗") for answer in answers)
+    assert answers[TRAINED] == "7" and all(answer == "7" or answer.endswith("✗") for answer in answers)
     assert any("✗" in answer for answer in answers)
     assert "Test image 947, labelled 8 (disputed)" not in titles  # step 6's mistakes are its own
     assert len(titles) >= 12
@@ -341,7 +342,7 @@ def test_it_asks_for_no_other_file_and_takes_no_name_for_code(page, tmp_path):
           element("about").textContent, document.title, document.images.length];""")
     assert requests == [] and "default-src 'none'" in page
     assert title == "Draw a digit" and images == 0
-    assert HOSTILE[:10] in text  # shown as it is, where the date of step 6 should be
+    assert HOSTILE[:10] in text  # shown as it is, where the date of the last step should be
 
 
 def test_a_step_that_the_page_cannot_compute(tree, data_dir, finished):
