@@ -10,11 +10,12 @@ from study.evidence import FAILS, HOLDS, NO_DIFFERENCE, UNDECIDED, last
 
 # From light to dark along the ladder up to step 5, each with a mark of its own, for greyscale too.
 STYLES = [("#e8a33d", "s", ":"), ("#d1603d", "^", "-."), ("#4f7fb5", "D", "--"), ("#14265c", "o", "-"),
-          ("#000000", "v", (0, (6, 2))), ("#3a9d6e", "P", (0, (4, 1, 1, 1)))]
+          ("#000000", "v", (0, (6, 2))), ("#3a9d6e", "P", (0, (4, 1, 1, 1))),
+          ("#8a5a9e", "X", (0, (1, 1)))]
 
 
 def styled(names):
-    """Each of `names` with keywords for its line; from the seventh on the styles repeat."""
+    """Each of `names` with keywords for its line; from the eighth on the styles repeat."""
     return ((name, {"color": color, "marker": marker, "linestyle": linestyle})
             for name, (color, marker, linestyle) in zip(names, itertools.cycle(STYLES)))  # noqa: B905
 
@@ -34,8 +35,8 @@ def summary(path, runs):
 def ladder(path, steps):
     """Draw each step's test accuracies over seeds into the PNG file `path`, with S5's figure and the target.
 
-    `steps` is a list of dicts with `step`, `last` and `best` (percent, a value per seed) and `published`
-    (percent, or None where S5 has nothing).
+    `steps` is a list of dicts with `step`, `parameters`, `last` and `best` (percent, a value per seed) and
+    `published` (percent, or None where S5 has nothing).
     """
     with drawing(path, (9, 5.5)) as (_, axes):
         for place, step in enumerate(steps):
@@ -53,7 +54,8 @@ def ladder(path, steps):
                 axes.plot(place + 0.3, step["published"], "D", color=LIGHT, markersize=8,
                           label="S5, best of one run" if not place else None)
         axes.axhline(TARGET, color=GREY, linestyle=":", linewidth=1.5, label=f"target {TARGET} %")
-        axes.set_xticks(range(len(steps)), [step["step"] for step in steps])
+        axes.set_xticks(range(len(steps)),
+                        [f"{step['step']}\n{step['parameters']:,} parameters" for step in steps], fontsize=8)
         axes.set_xlim(-0.5, len(steps) - 0.5)
         axes.set_ylabel("test accuracy (%)")
         axes.grid(axis="y", color="0.9")

@@ -56,7 +56,7 @@ def content(runs, folder):
                                "study/variants.py, or their seed occurs twice."))
     if ladder:
         plots.ladder(folder / "report_ladder.png", [
-            {"step": step, "last": [last(run) for run in runs],
+            {"step": step, "parameters": runs[0]["parameters"], "last": [last(run) for run in runs],
              "best": [MEASURES["best test"](run) for run in runs],
              "published": runs[0]["published"].get("best_test_accuracy")} for step, runs in ladder.items()])
         histories = {step: [run["history"] for run in runs] for step, runs in ladder.items()}

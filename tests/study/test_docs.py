@@ -18,9 +18,9 @@ from study.variants import LADDER, ROOT, VARIANTS, WIDTHS, by_variant, load_runs
 from study.verdicts import comparisons, verdict_rows
 
 RUNS = ROOT / "docs" / "runs"
-STEPS = (*LADDER, "step5_beyond", "step6_fast")
+STEPS = (*LADDER, "step5_beyond", "step6_fast", "step7_small")
 LOOK = 24  # seeds that open claims have been judged by; what only decided ones need has fewer
-SEEDS = {"step5_beyond": range(21, 31), "step6_fast": range(41, 51),
+SEEDS = {"step5_beyond": range(21, 31), "step6_fast": range(41, 51), "step7_small": range(51, 61),
          "step2_without_batch_norm": range(1, 11), "step4_gamma_1": range(1, 11)}
 README = (ROOT / "README.md").read_text()
 
@@ -150,15 +150,36 @@ def test_the_same_experiment_as_in_the_notebooks(found):
         assert f"| {what} accuracy | {' | '.join(cells)} |" in text
 
 
-def test_the_frontier_in_docs():
+def test_the_frontier_in_docs(found):
     runs, unreadable = load_runs(sweep_files(RUNS / "frontier"))
-    assert not unreadable and len(runs) == 3 * len(WIDTHS)
-    assert {one["recipe"] for one in runs} == {WIDTHS["width_1"].facts()["recipe"]}
+    assert not unreadable
+    assert {(one["step"], one["recipe"]) for one in runs} == {
+        (step, VARIANTS[step].facts()["recipe"]) for step in ("step5_beyond", "step7_small")}
     assert {len(one["history"]) for one in runs} == {15}
-    sizes, text = frontier.by_size(runs), (ROOT / "docs" / "beyond.md").read_text()
-    assert all(len(accuracies) == 3 for accuracies in sizes.values())
+    sizes = frontier.by_size([*runs, *found["step5_beyond"].values(), *found["step7_small"].values()])
+    for step, seeds in (("step5_beyond", 3), ("step7_small", 5)):
+        assert len(sizes[step]) == sum(variant.step == step for variant in WIDTHS.values())
+        assert min(map(len, sizes[step].values())) == seeds
+    text = (ROOT / "docs" / "beyond.md").read_text()
     assert markdown(frontier.table_rows(sizes)) in text
-    assert frontier.smallest(sizes) in " ".join(text.split())  # one sentence of a paragraph
+    for goal in frontier.GOALS:
+        assert frontier.smallest(sizes, goal) in " ".join(text.split())  # one sentence of a paragraph
+    for parameters, accuracy, kind, whose in frontier.PUBLIC:
+        assert [f"{parameters:,}", f"{accuracy:.2f}", f"{kind} ({whose})"] in rows(text)
+
+
+def test_step_7_in_docs(found):
+    runs, words = list(found["step7_small"].values()), docstring("step7_small")
+    wide = [one for one in load_runs(sweep_files(RUNS / "frontier"))[0]
+            if one["step"] == "step7_small" and one["arguments"]["width"] == 1.9]
+    assert [one["arguments"]["seed"] for one in wide] == list(SEEDS["step7_small"])
+    text = " ".join((ROOT / "docs" / "beyond.md").read_text().split())
+    for of_size, goal in ((runs, 99.0), (wide, 99.4)):
+        values, without = last_tests(of_size), [one["test_accuracy_without_tta"] for one in of_size]
+        assert statistics.fmean(values) >= goal
+        assert mean_sd(values) in words and mean_sd(without) in words
+        assert f"{of_size[0]['parameters']:,} parameters" in words
+        assert f"{statistics.fmean(values):.3f} % ({min(values):.2f} to {max(values):.2f})" in text
 
 
 def test_robustness_in_docs():
