@@ -177,7 +177,7 @@ def frontier(path, families, steps, public):
     `families` maps the name of a step to its runs by number of parameters, `steps` the name of a step of S5
     to its runs. `public` is a list of (parameters, accuracy in percent, what it is, whose it is).
     """
-    with drawing(path, (9, 7)) as (_, axes):
+    with drawing(path, (12, 6)) as (_, axes):
         def points(by_parameters, **style):
             accuracies = [[last(run) for run in runs] for runs in by_parameters.values()]
             means = [sum(values) / len(values) for values in accuracies]
@@ -198,7 +198,7 @@ def frontier(path, families, steps, public):
             points({runs[0]["parameters"]: runs}, **style, label=step)
             axes.plot(runs[0]["parameters"], runs[0]["published"]["best_test_accuracy"], **style,
                       markerfacecolor="white")
-        hollow = {"color": GREY, "markerfacecolor": "white", "linestyle": ""}
+        hollow = {"color": GREY, "markerfacecolor": "white", "linestyle": "", "zorder": 3}
         axes.plot([], [], marker="s", **hollow, label="the same in S5, best of one run")
         for marker, (parameters, accuracy, kind, whose) in zip("*Xphd", public, strict=True):
             axes.plot(parameters, accuracy, marker=marker, markersize=9, **hollow,
@@ -211,7 +211,7 @@ def frontier(path, families, steps, public):
         accuracy_axis(axes)
         axes.grid(color="0.9")
         axes.set_title("How small: last-epoch test accuracy, mean over seeds, lowest to highest")
-        axes.legend(loc="lower right", fontsize=8)
+        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=9)
 
 
 def confusion(path, title, mistakes):
