@@ -29,14 +29,12 @@ def test_each_filter_has_at_most_255_values_and_keeps_its_largest():
 
 
 def test_a_table_of_what_the_frontier_left(first_6000, monkeypatch, capsys, tmp_path):
-    for seed in (1, 2):
-        train(tmp_path / "frontier" / f"seed{seed}" / "step7_width_1", "step7_small", "--epochs", 1,
-              "--seed", seed)
+    train(tmp_path / "frontier" / "seed1" / "step7_width_1", "step7_small", "--epochs", 1)
     monkeypatch.setattr(sys, "argv", ["quantize", "--out-dir", str(tmp_path)])
     quantize.main()
     cells = re.search(r"^[|] step7_small .*", capsys.readouterr().out, re.MULTILINE)[0].strip("| ").split("|")
     step, parameters, size, size8, seeds, accuracy, accuracy8, loss, loss8 = (cell.strip() for cell in cells)
-    assert (parameters, size, size8, seeds) == ("810", "3,240", "1,354", "2")
+    assert (parameters, size, size8, seeds) == ("810", "3,240", "1,354", "1")
     assert 30 < float(accuracy) < 100 and abs(float(accuracy) - float(accuracy8)) < 3
     assert float(loss) != float(loss8) and float(loss) == pytest.approx(float(loss8), rel=0.1)
 
