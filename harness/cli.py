@@ -111,11 +111,16 @@ class Parser(argparse.ArgumentParser):
         fail(message, 2, self.prog)
 
 
-def out_dir(docstring, help):
-    """The folder that --out-dir names, on the command line of a program that has no other option."""
+def out_dir_parser(docstring, help):
+    """A parser with the option --out-dir; its `help` says what that folder is for."""
     parser = Parser(docstring)
     parser.add_argument("--out-dir", default="results", metavar="DIR", type=folder, help=help)
-    return Path(parser.parse_args().out_dir)
+    return parser
+
+
+def out_dir(docstring, help):
+    """The folder that --out-dir names, on the command line of a program that has no other option."""
+    return Path(out_dir_parser(docstring, help).parse_args().out_dir)
 
 
 def _number(convert, holds, wanted):

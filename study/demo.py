@@ -173,9 +173,7 @@ def page(data):
 
 
 def main():
-    parser = cli.Parser(__doc__)
-    parser.add_argument("--out-dir", default="results", metavar="DIR", type=cli.folder,
-                        help="folder of the finished steps; the page is put there, too")
+    parser = cli.out_dir_parser(__doc__, "folder of the finished steps; the page is put there, too")
     mnist.add_arguments(parser)
     args = parser.parse_args()
     folder = Path(args.out_dir)

@@ -96,6 +96,12 @@ def simulate(difference, spread, margin, trials=2000, most=24):
     return shares, statistics.median(pairs)
 
 
+def without_tta(runs):
+    """Test accuracies (percent) of `runs` without test-time augmentation; [] if one has none stored."""
+    found = [run["test_accuracy_without_tta"] for run in runs if "test_accuracy_without_tta" in run]
+    return found if len(found) == len(runs) else []
+
+
 def last_five(figure):
     """A measure of a run: the mean of `figure(epoch)` over its last five epochs."""
     return lambda run: statistics.fmean(figure(epoch) for epoch in run["history"][-5:])

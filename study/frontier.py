@@ -9,7 +9,7 @@ import sys
 
 from harness import cli
 from study import plots
-from study.evidence import last
+from study.evidence import last, without_tta
 from study.tables import markdown
 from study.variants import LADDER, WIDTHS, by_variant, load_runs, sweep_files
 
@@ -39,10 +39,10 @@ def table_rows(sizes):
     for step, of_step in sizes.items():
         for parameters, runs in of_step.items():
             accuracies = [last(run) for run in runs]
-            without = [run["test_accuracy_without_tta"] for run in runs if "test_accuracy_without_tta" in run]
+            without = without_tta(runs)
             rows.append([step, f"{parameters:,}", f"{4 * parameters:,}", str(len(runs)),
                          *(f"{f(accuracies):.2f}" for f in (statistics.fmean, min, max)),
-                         f"{statistics.fmean(without):.2f}" if len(without) == len(runs) else ""])
+                         f"{statistics.fmean(without):.2f}" if without else ""])
     return rows
 
 

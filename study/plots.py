@@ -6,7 +6,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from harness.plots import DARK, GREY, LIGHT, accuracy_axis, drawing, epoch_axis
 from harness.record import TARGET
-from study.evidence import FAILS, HOLDS, NO_DIFFERENCE, UNDECIDED, last
+from study.evidence import FAILS, HOLDS, NO_DIFFERENCE, UNDECIDED, last, without_tta
 
 # From light to dark along the ladder up to step 5, each with a mark of its own, for greyscale too.
 STYLES = [("#e8a33d", "s", ":"), ("#d1603d", "^", "-."), ("#4f7fb5", "D", "--"), ("#14265c", "o", "-"),
@@ -187,9 +187,8 @@ def frontier(path, families, steps, public):
 
         for (step, by_parameters), color in zip(families.items(), (DARK, LIGHT), strict=False):
             points(by_parameters, color=color, marker="o", label=f"{step}, wider and narrower")
-            without = {parameters: [run["test_accuracy_without_tta"] for run in runs]
-                       for parameters, runs in by_parameters.items()
-                       if all("test_accuracy_without_tta" in run for run in runs)}
+            without = {parameters: values for parameters, runs in by_parameters.items()
+                       if (values := without_tta(runs))}
             if without:
                 axes.plot(without.keys(), [sum(values) / len(values) for values in without.values()], ":",
                           color=color, label=f"{step} without test-time augmentation")

@@ -43,9 +43,7 @@ def tested(model, loader):
 
 
 def main():
-    parser = cli.Parser(__doc__)
-    parser.add_argument("--out-dir", default="results", metavar="DIR", type=cli.folder,
-                        help="folder that has the folder frontier/")
+    parser = cli.out_dir_parser(__doc__, "folder that has the folder frontier/")
     mnist.add_arguments(parser)
     args = parser.parse_args()
     folder = Path(args.out_dir) / "frontier"

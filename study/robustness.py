@@ -98,9 +98,7 @@ def load(path):
 
 
 def main():
-    parser = cli.Parser(__doc__)
-    parser.add_argument("--out-dir", default="results", metavar="DIR", type=cli.folder,
-                        help="folder of the sweep")
+    parser = cli.out_dir_parser(__doc__, "folder of the sweep")
     mnist.add_arguments(parser)
     args = parser.parse_args()
     folder, accuracies = Path(args.out_dir), {}

@@ -55,7 +55,6 @@ def test_frontier_draws_what_is_there_and_names_the_smallest(tmp_path):
 
 def test_a_figure_of_a_steps_own_is_checked():
     one = a_run("step7_small") | {"test_accuracy_without_tta": 98.5}
-    one["arguments"] = {**one["arguments"], "dry_run": False}
     assert record.checked(one) == one
     with pytest.raises(record.Damaged, match="its test_accuracy_without_tta is not what it should be"):
         record.checked(one | {"test_accuracy_without_tta": "98.5"})
