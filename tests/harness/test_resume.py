@@ -494,6 +494,7 @@ def test_nobody_reads_the_output_any_more(data_dir, tmp_path):
 def test_a_second_process_is_refused_while_the_first_lives(data_dir, tmp_path):
     first = start(command(data_dir, tmp_path, epochs=10_000))
     wait_for(first, "EPOCH: 1")
+    first.send_signal(signal.SIGSTOP)  # it lives, and leaves the cores to the others
     for more in ((), ("--resume",)):
         assert_one_line(run(*command(data_dir, tmp_path, *more, epochs=10_000)), "another process", tmp_path)
     other = run_step("step1_basic", "--dry-run", "--epochs", 1, "--data-dir", data_dir, "--out-dir", tmp_path)

@@ -197,9 +197,11 @@ def test_a_step_imported_and_called(data_dir, tmp_path):
     (["--device", "cuda:99"], ["--device"]),
     (["--epoch-count", "3"], ["--epoch-count"]),
 ])
-def test_bad_arguments(arguments, words, tmp_path):
-    process = run_step("step4_aug_lr", *arguments, "--out-dir", tmp_path / "out")
-    assert_one_line(process, "step4_aug_lr.py: error:", *words)
+def test_bad_arguments(arguments, words, tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        train(tmp_path / "out", "step4_aug_lr", *arguments)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 2 and all(word in line for word in words)
     assert not (tmp_path / "out").exists()
 
 

@@ -1,5 +1,6 @@
 """Runs over seeds: which are missing, and how they are started, stopped and gone on with."""
 import datetime
+import importlib
 import json
 import os
 import re
@@ -13,6 +14,7 @@ import filelock
 import pytest
 from conftest import a_run, assert_one_line, environment, run
 
+from harness import cli
 from study import sweep
 from study.variants import ROOT, STEPS, VARIANTS, by_variant, finished, load_runs, sweep_files
 
@@ -303,12 +305,19 @@ def test_a_run_of_other_epochs_or_options_is_not_finished(tmp_path, dry_run):
 
 @pytest.mark.parametrize("program", ["sweep", "compare", "claims", "report", "summary",
                                      "robustness", "frontier", "quantize"])
-def test_an_unknown_option_is_one_line(program):
+def test_an_unknown_option_is_one_line(program, monkeypatch, capsys):
     recipes = ["step3_gap", "step4_aug_lr"] if program == "compare" else []
-    assert_one_line(run(sys.executable, "-m", f"study.{program}", *recipes, "--no-such-thing"),
-                    f"study.{program}: error:", "--no-such-thing")
+    monkeypatch.setattr(sys, "argv", [program, *recipes, "--no-such-thing"])
+    with pytest.raises(SystemExit) as ended:
+        cli.run(importlib.import_module(f"study.{program}").main)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert ended.value.code and "error: " in line and "--no-such-thing" in line
 
 
 @pytest.mark.parametrize("seeds", ["", "one", "1,2", "-1"])
-def test_seeds_that_are_none(seeds):
-    assert_one_line(run(*SWEEP, f"--seeds={seeds}"), "study.sweep: error: --seeds", repr(seeds))
+def test_seeds_that_are_none(seeds, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["sweep", f"--seeds={seeds}"])
+    with pytest.raises(SystemExit) as ended:
+        cli.run(sweep.main)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert ended.value.code and "error: --seeds" in line and repr(seeds) in line
