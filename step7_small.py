@@ -5,20 +5,24 @@ step asks: how small can a network be?
 
 Target
     In the last epoch, 99.00 % of the test images on average over ten seeds with at most 850
-    parameters, and 99.40 % with at most 2,000, in 15 epochs. Everything here was chosen with
+    parameters, and 99.40 % with at most 2,000, in 15 epochs. With fewer than 8,000, what step 5
+    missed: 99.60 % on average and 99.50 % with the worst seed. Everything here was chosen with
     --validate; the test set was opened once, for five or ten new seeds of each width.
 
 Result (15 epochs; accuracies in percent, mean ± standard deviation over seeds)
                       parameters    best train     best test    last train     last test
     ours, 10 seeds           810  99.00 ± 0.05  99.09 ± 0.08  99.00 ± 0.05  99.08 ± 0.08
     --width 1.9            1,938  99.52 ± 0.03  99.44 ± 0.05  99.52 ± 0.03  99.43 ± 0.05
+    --width 4.67           7,938  99.63 ± 0.01  99.58 ± 0.04  99.63 ± 0.01  99.58 ± 0.04
 
-    Without test-time augmentation, 810 parameters get 98.91 ± 0.07 and 1,938 parameters get
-    99.37 ± 0.05. With it, 696 parameters (--width 0.89) get 99.04. A run of the smallest took
-    two or three minutes on one thread of an AMD EPYC.
+    Without test-time augmentation, 810 parameters get 98.91 ± 0.07, 1,938 parameters get
+    99.37 ± 0.05, and 7,938 parameters 99.56 ± 0.04. With it, 696 parameters (--width 0.89) get
+    99.04. A run took two or three minutes with 810 parameters, and nine with 7,938, on one
+    thread of an AMD EPYC.
 
 Analysis
-    Both targets are reached. What each element is worth, the validation images showed for 810
+    The first two targets are reached. Of the third, the average is missed by 0.02, and the worst
+    seed gets 99.54. What each element is worth, the validation images showed for 810
     parameters, over three seeds (docs/search.md; differences ± standard error).
     Depthwise separable convolutions pay for more channels: nine, where full convolutions leave
     five. With those, and 855 parameters, accuracy is 0.42 ± 0.09 lower.
@@ -27,7 +31,8 @@ Analysis
     Test-time augmentation is worth 0.17 on the test images, three times as much as in step 5.
     The network underfits: on the plain training images, too, it gets only 99.18 % right. Half of
     the warp was chosen for that reason; but over three seeds all of it did no worse
-    (+0.01 ± 0.04).
+    (+0.01 ± 0.04). With 7,938 parameters it overfits, and has twice the warp: that
+    lowers the validation loss by 0.0018 ± 0.0009.
 """
 import torch
 import torch.nn as nn
