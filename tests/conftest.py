@@ -7,13 +7,14 @@ import re
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
 # Tests run side by side, and torch's threads stall each other where there are more of them than cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from harness import mnist  # noqa: E402  (after the number of threads)
+from harness import cli, mnist  # noqa: E402  (after the number of threads)
 from study.variants import ROOT  # noqa: E402
 
 
@@ -78,6 +79,21 @@ def assert_one_line(process, *words):
     assert len(lines) == 1, process.stderr
     for word in words:
         assert str(word) in lines[0]
+
+
+@pytest.fixture
+def assert_fails(monkeypatch, capsys):
+    """As assert_one_line, for a program's `main` that is called here, in less time than a process takes."""
+    def check(main, name, *arguments, words):
+        monkeypatch.setattr(sys.modules["__main__"], "__spec__", SimpleNamespace(name=name), raising=False)
+        monkeypatch.setattr(sys, "argv", [name, *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.run(main)
+        (line,) = capsys.readouterr().err.splitlines()
+        assert ended.value.code and line.startswith(f"{name}: error: ")
+        for word in words:
+            assert word in line
+    return check
 
 
 def in_chromium(page, folder, probe, size=(1000, 800)):

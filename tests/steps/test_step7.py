@@ -82,7 +82,7 @@ def test_a_trained_network_shifts_digits_after_deskewing_them(tensors):
         assert (answers[1] - answers[0]).abs().max() > 1e-3  # there was something to average
 
 
-@pytest.mark.parametrize("width, strength", [(0.5, 0.25), (1, 0.5), (3, 1.5), (4.67, 2)])
+@pytest.mark.parametrize("width, strength", [(0.5, 0.25), (1, 0.5), (1.9, 0.95), (3, 1.5), (4.67, 2)])
 def test_a_smaller_network_gets_a_weaker_warp(width, strength, first_6000, monkeypatch, tmp_path):
     made = []
     monkeypatch.setattr(common, "RandomWarp", lambda **amounts: made.append(amounts))

@@ -33,6 +33,12 @@ def found():
     return found
 
 
+@pytest.fixture(scope="module")
+def widths():
+    """Variant of WIDTHS -> seed -> run."""
+    return by_variant(load_runs(sweep_files(RUNS / "frontier"))[0], WIDTHS)[0]
+
+
 def last_tests(runs):
     return [last(one) for one in runs]
 
@@ -168,9 +174,8 @@ def test_the_frontier_in_docs(found):
         assert [f"{parameters:,}", f"{accuracy:.2f}", f"{kind} ({whose})"] in rows(text)
 
 
-def test_step_7_in_docs(found):
+def test_step_7_in_docs(found, widths):
     runs, words = list(found["step7_small"].values()), docstring("step7_small")
-    widths, _ = by_variant(load_runs(sweep_files(RUNS / "frontier"))[0], WIDTHS)
     medium = widths["step7_width_1.9"]
     assert sorted(medium) == list(SEEDS["step7_small"])
     text = " ".join((ROOT / "docs" / "beyond.md").read_text().split())
@@ -182,9 +187,9 @@ def test_step_7_in_docs(found):
         assert f"{statistics.fmean(values):.3f} % ({min(values):.2f} to {max(values):.2f})" in text
 
 
-def test_step_7_in_the_size_of_step_5_in_docs():
+def test_step_7_in_the_size_of_step_5_in_docs(widths):
     text, words = (ROOT / "docs" / "beyond.md").read_text(), docstring("step7_small")
-    wide = by_variant(load_runs(sweep_files(RUNS / "frontier"))[0], WIDTHS)[0]["step7_width_4.67"]
+    wide = widths["step7_width_4.67"]
     assert sorted(wide) == list(range(31, 41))
     runs = wide.values()
     values, without = last_tests(runs), [one["test_accuracy_without_tta"] for one in runs]

@@ -14,7 +14,6 @@ import filelock
 import pytest
 from conftest import a_run, assert_one_line, environment, run
 
-from harness import cli
 from study import sweep
 from study.variants import ROOT, STEPS, VARIANTS, by_variant, finished, load_runs, sweep_files
 
@@ -305,19 +304,12 @@ def test_a_run_of_other_epochs_or_options_is_not_finished(tmp_path, dry_run):
 
 @pytest.mark.parametrize("program", ["sweep", "compare", "claims", "report", "summary",
                                      "robustness", "frontier", "quantize"])
-def test_an_unknown_option_is_one_line(program, monkeypatch, capsys):
+def test_an_unknown_option_is_one_line(program, assert_fails):
     recipes = ["step3_gap", "step4_aug_lr"] if program == "compare" else []
-    monkeypatch.setattr(sys, "argv", [program, *recipes, "--no-such-thing"])
-    with pytest.raises(SystemExit) as ended:
-        cli.run(importlib.import_module(f"study.{program}").main)
-    (line,) = capsys.readouterr().err.splitlines()
-    assert ended.value.code and "error: " in line and "--no-such-thing" in line
+    main = importlib.import_module(f"study.{program}").main
+    assert_fails(main, f"study.{program}", *recipes, "--no-such-thing", words=["--no-such-thing"])
 
 
 @pytest.mark.parametrize("seeds", ["", "one", "1,2", "-1"])
-def test_seeds_that_are_none(seeds, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["sweep", f"--seeds={seeds}"])
-    with pytest.raises(SystemExit) as ended:
-        cli.run(sweep.main)
-    (line,) = capsys.readouterr().err.splitlines()
-    assert ended.value.code and "error: --seeds" in line and repr(seeds) in line
+def test_seeds_that_are_none(seeds, assert_fails):
+    assert_fails(sweep.main, "study.sweep", f"--seeds={seeds}", words=["error: --seeds", repr(seeds)])
