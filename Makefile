@@ -106,7 +106,7 @@ compare: $(READY)
 	$(PYTHON) -m study.compare $(call quoted,$(A)) $(call quoted,$(B)) $(if $(MEASURE),--measure $(MEASURE)) \
 	  --jobs $(JOBS) --data-dir=$(DATA) --out-dir=$(OUT)/compare -- $(OPTIONS)
 
-## claims      train what the claims need until they are decided (many hours), print the verdicts
+## claims      train what the claims need, up to 24 seeds (many hours), and print the verdicts
 claims: $(READY)
 	$(PYTHON) -m study.claims --jobs $(JOBS) --data-dir=$(DATA) --out-dir=$(OUT) -- $(OPTIONS)
 

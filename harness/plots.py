@@ -75,7 +75,7 @@ def accuracy_axis(axes):
     axes.set_yscale("function", functions=(lambda y: -np.log10(np.maximum(100 - y, 0.01)),
                                            lambda z: 100 - 10.0 ** -z))
     axes.yaxis.set_major_locator(FixedLocator([10, 50, 80, 90, 95, 97, 98, 98.5,
-                                               99, 99.2, 99.4, 99.6, 99.8, 99.9]))
+                                               99, 99.2, 99.4, 99.6, 99.7, 99.8, 99.9]))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
     axes.axhline(TARGET, color=GREY, linestyle=":", linewidth=1.5, label=f"target {TARGET} %")

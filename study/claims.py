@@ -1,6 +1,6 @@
 """The S5 document's claims about why a step helps, each put to the test over seeds.
 
-    python -m study.claims --jobs 2     # trains what open claims need, until they are decided, two at a time
+    python -m study.claims --jobs 2     # trains what open claims need, up to 24 seeds, two at a time
     python -m study.claims              # the table of verdicts, from finished runs
 
 A verdict follows from the interval of a difference by the rule that verdicts.py states, never by hand.

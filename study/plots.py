@@ -99,7 +99,7 @@ def robustness(path, distortions, means):
             if axes is not panels[0]:
                 axes.set_ylabel("")
         panels[0].legend(loc="lower left")
-        figure.suptitle("Test images unlike those trained on: mean accuracy over seeds")
+        figure.suptitle("Distorted test images: mean accuracy over seeds (at 0, images as they are)")
 
 
 def compare(path, pairs, looks, margin, what, unit):
@@ -185,23 +185,25 @@ def frontier(path, families, steps, public):
                       [max(values) - mean for mean, values in zip(means, accuracies, strict=True)]]
             axes.errorbar(list(by_parameters), means, capsize=3, yerr=errors, **style)
 
+        # The legend lists error bars after lines. All are error bars here, and keep their order.
         for (step, by_parameters), color in zip(families.items(), (DARK, LIGHT), strict=False):
             points(by_parameters, color=color, marker="o", label=f"{step}, wider and narrower")
             without = {parameters: values for parameters, runs in by_parameters.items()
                        if (values := without_tta(runs))}
             if without:
-                axes.plot(without.keys(), [sum(values) / len(values) for values in without.values()], ":",
-                          color=color, label=f"{step} without test-time augmentation")
+                means = [sum(values) / len(values) for values in without.values()]
+                axes.errorbar(list(without), means, fmt=":", color=color,
+                              label=f"{step} without test-time augmentation")
         for (step, runs), style in styled(steps.items()):
             style |= {"markersize": 8, "linestyle": ""}
             points({runs[0]["parameters"]: runs}, **style, label=step)
             axes.plot(runs[0]["parameters"], runs[0]["published"]["best_test_accuracy"], **style,
                       markerfacecolor="white")
         hollow = {"color": GREY, "markerfacecolor": "white", "linestyle": "", "zorder": 3}
-        axes.plot([], [], marker="s", **hollow, label="the same in S5, best of one run")
+        axes.errorbar([], [], marker="s", **hollow, label="steps 1 to 4 in S5: best epoch of one run")
         for marker, (parameters, accuracy, kind, whose) in zip("*Xphd", public, strict=True):
-            axes.plot(parameters, accuracy, marker=marker, markersize=9, **hollow,
-                      label=f"{whose.split('/')[0]}: {kind}")
+            axes.errorbar(parameters, accuracy, marker=marker, markersize=9, **hollow,
+                          label=f"{whose.split('/')[0]}: {kind}")
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(FixedLocator([500, 700, 1000, 2000, 3000, 5000, 7000, 10000]))
         axes.xaxis.set_minor_locator(NullLocator())

@@ -38,7 +38,7 @@ at least one run gets wrong, {} of {} are among them. Last test accuracy is {:.2
 disputed images it would be {:.2f} %."""
 REPEAT = """\
 make sweep JOBS=2      # the steps, seeds 1 to 5, two at a time; stop and start it as you like
-make claims JOBS=2     # what the claims need, until they are decided
+make claims JOBS=2     # what the claims need, up to 24 seeds
 make robustness        # the trained steps on distorted test images
 make report"""
 
