@@ -167,11 +167,11 @@ def main(argv=None):
             test_result = common.test(model, test_loader)
             run.log(train_result, test_result)
 
-        model.shifts = common.SHIFTS[:1]
+        model.shifts = common.SHIFTS[:1]  # the image as it is
         print("Without test-time augmentation:")
-        common.test(model, test_loader)
+        _, accuracy = common.test(model, test_loader)
         model.shifts = common.SHIFTS
-        run.finish(model, train_loader, test_loader)
+        run.finish(model, train_loader, test_loader, test_accuracy_without_tta=accuracy)
 
 
 if __name__ == "__main__":

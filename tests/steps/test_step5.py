@@ -49,7 +49,7 @@ def test_in_training_it_sees_each_image_once(tensors):
     assert seen == [7, 35]
 
 
-def test_the_log_says_what_it_is_without_test_time_augmentation(first_6000, tmp_path):
+def test_it_logs_and_stores_what_it_is_without_test_time_augmentation(first_6000, tmp_path):
     train(tmp_path, "step5_beyond", "--epochs", 1, "--batch-size", 32)
     model = step5_beyond.Net()
     model.load_state_dict(torch.load(tmp_path / "step5_beyond.pt"))
@@ -58,8 +58,9 @@ def test_the_log_says_what_it_is_without_test_time_augmentation(first_6000, tmp_
     loss, accuracy = common.test(model, common.loaders(args)[1])
     log = (tmp_path / "step5_beyond.log").read_text()
     found = re.search(r"\nWithout test-time augmentation:\nTest set: .* \((.+)%\)\n\n +best", log)
-    assert found[1] == f"{accuracy:.2f}"
-    assert loss > json.loads((tmp_path / "step5_beyond.json").read_text())["history"][-1]["test_loss"]
+    stored = json.loads((tmp_path / "step5_beyond.json").read_text())
+    assert stored["test_accuracy_without_tta"] == accuracy and found[1] == f"{accuracy:.2f}"
+    assert loss > stored["history"][-1]["test_loss"]
 
 
 def test_learning_rate_rises_for_a_fifth_of_all_batches_and_falls_to_zero(first_6000, monkeypatch, tmp_path):
