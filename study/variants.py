@@ -83,10 +83,11 @@ VARIANTS = {step: Variant(step) for step in STEPS} | {
     "step4_lr_0.01": Variant("step4_aug_lr", ("--lr", "0.01")),
     "step4_gamma_1": Variant("step4_aug_lr", ("--gamma", "1")),
 }
-# Step 5 with 5 to 18 channels where it has 16, step 7 with 6 to 42 where it has 9: 486 to 9,810 parameters.
+# Step 5 with 5 to 18 channels where it has 16, step 7 with 6 to 47 where it has 9: 486 to 9,810 parameters.
 WIDTHS = {f"step{step[4]}_width_{width}": Variant(step, ("--width", width)) for step, widths in (
     ("step5_beyond", ("0.3125", "0.375", "0.5", "0.625", "0.75", "0.875", "1", "1.125")),
-    ("step7_small", ("0.67", "0.89", "1", "1.45", "1.9", "2.45", "3.1", "3.9", "4.67"))) for width in widths}
+    ("step7_small", ("0.67", "0.89", "1", "1.45", "1.9", "2.45", "3.1", "3.9", "4.67", "5.22")),
+) for width in widths}
 
 
 def folder_of(name, seed, out_dir):
