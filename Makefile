@@ -148,7 +148,7 @@ lint: $(READY_TO_TEST)
 test: lint
 	DATA_DIR=$(DATA) $(PYTHON) -m pytest $(ARGS)
 
-## clean       remove what runs and reports wrote into OUT_DIR, except the sweep's folders seed1, ..., frontier
+## clean       remove what runs and reports wrote into OUT_DIR, except the folders seed1, ..., frontier, compare
 clean:
 	rm -f -- $(foreach e,log json png pt ckpt,$(OUT)/step*.$(e)) $(OUT)/.step*.lock $(OUT)/.*.incomplete
 	rm -f -- $(foreach f,summary.md summary.png demo.html report.md report.html robustness.json frontier.png bench/bench.json,$(OUT)/$(f)) $(OUT)/report_*.png

@@ -31,7 +31,7 @@ import torch.optim as optim
 
 import common
 
-S5 = {"best_train_accuracy": 99.40, "best_test_accuracy": 99.37}
+S5 = {"best_train_accuracy": 99.40, "best_test_accuracy": 99.37}  # in a copy of your own: {}
 
 
 class Net(nn.Module):

@@ -37,7 +37,7 @@ from torch.optim.lr_scheduler import StepLR
 
 import common
 
-S5 = {"best_train_accuracy": 99.32, "best_test_accuracy": 99.46}
+S5 = {"best_train_accuracy": 99.32, "best_test_accuracy": 99.46}  # in a copy of your own: {}
 
 
 class Net(nn.Module):

@@ -1,4 +1,4 @@
-"""Step 5: elastic distortion, learning rate warm-up and test-time augmentation, chosen without the test set.
+"""Step 5: elastic distortion, learning rate warm-up and test-time augmentation, chosen on validation images.
 
 S5 is a short write-up of a course exercise, which steps 1 to 4 reproduce. This step goes on from there.
 

@@ -140,7 +140,7 @@ def command_line():
     parser.add_argument("--lr", type=common.positive, default=0.1,
                         help="highest learning rate, after the warm-up")
     parser.add_argument("--width", type=common.positive, default=1.0, metavar="F",
-                        help="multiply the number of channels by this")
+                        help="multiply the number of channels by this; more of them get a stronger warp")
     return parser
 
 

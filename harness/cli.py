@@ -137,8 +137,7 @@ def _number(convert, holds, wanted):
 
 
 positive_int = _number(int, lambda n: n > 0, "a whole number above 0")
-positive = _number(float, lambda x: 0 < x <= torch.finfo(torch.float32).max,
-                   "a number above 0, and at most 3.4e38")
+positive = _number(float, lambda x: 0 < x <= 1e6, "a number above 0, and at most 1,000,000")
 probability = _number(float, lambda p: 0 <= p < 1, "a probability from 0 up to, not including, 1")
 angle = _number(float, lambda a: 0 <= a <= 180, "an angle from 0 to 180 degrees")
 seed = _number(int, lambda n: 0 <= n < 2 ** 63, "a whole number from 0 to 2^63 - 1")

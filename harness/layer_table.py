@@ -20,7 +20,8 @@ LEGEND = """\
 Output: maps x height x width. Multiply-adds: one for each weight at each place.
 Stride: how many pixels of the image lie between a place in the map and the next, after all layers so far.
 Receptive field: the height and width, in pixels, of what a place in the map depends on, if the image went on
-beyond its border; "all" if that is everything. Where both are empty, the output is not a map."""
+beyond its border; "all" if that is everything, as throughout step 7, which first deskews the image. Where
+both are empty, the output is not a map."""
 
 
 @dataclass

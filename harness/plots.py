@@ -60,7 +60,7 @@ def curves(path, title, history, split="test"):
 def epoch_axis(axes):
     """Make the horizontal axis one of epochs, whole numbers only, over a light grid."""
     axes.set_xlabel("epoch")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))  # one epoch needs no more
     axes.grid(color="0.9")
 
 

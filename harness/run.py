@@ -93,13 +93,13 @@ class Run:
             message, status = f"epoch {done}, {error}", error.status
         elif isinstance(error, KeyboardInterrupt):
             status = 143 if isinstance(error, cli.Terminated) else 130
-            message = (f"interrupted in epoch {done} of {self.args.epochs}; " if done < self.args.epochs else
-                       "interrupted while writing the results; ")
+            message = (f"interrupted after {done} of {self.args.epochs} epochs; "
+                       if done < self.args.epochs else "interrupted while writing the results; ")
             message += ("the same command with --resume goes on from there" if done else
                         "no epoch is complete, so nothing was written")
         elif isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and re.search(
                 "out of memory|can't allocate memory", str(error))):
-            message = f"out of memory; a smaller --batch-size may help ({cli.one_line(error, 200)})"
+            message = f"out of memory; smaller batches or networks may help ({cli.one_line(error, 200)})"
         elif not isinstance(error, UserError):  # no error, or a bug, which keeps its traceback
             return
         if self.lines and not self.lines[-1].endswith("\n"):

@@ -61,7 +61,7 @@ def main():
     folder = cli.out_dir(__doc__, "folder of the sweep, where the picture goes too")
     widths, unreadable = load_runs(sweep_files(folder / "frontier"))
     if not by_size(widths):
-        raise cli.UserError(f"no finished run in {folder}/frontier/seed*")
+        raise cli.UserError(f"no finished run in {folder}/frontier: `make frontier` trains them")
     runs, more = load_runs(sweep_files(folder))
     sizes, (found, _) = by_size([*widths, *runs]), by_variant(runs)
     ladder = {step: list(found[step].values()) for step in LADDER if found[step]}

@@ -5,6 +5,7 @@
 Takes the weights of the runs that `make frontier` leaves in frontier/.
 """
 import statistics
+import sys
 from pathlib import Path
 
 import torch
@@ -47,12 +48,13 @@ def main():
     mnist.add_arguments(parser)
     args = parser.parse_args()
     folder = Path(args.out_dir) / "frontier"
-    found, _ = by_variant(load_runs(sweep_files(folder))[0], WIDTHS)
+    runs, unreadable = load_runs(sweep_files(folder))
+    found, _ = by_variant(runs, WIDTHS)
     if not any(found.values()):
-        raise cli.UserError(f"no finished run in {folder}/seed*")
+        raise cli.UserError(f"no finished run in {folder}: `make frontier` trains them")
     loader = Loader(*mnist.load_test(args.data_dir, args.mirror), TEST_BATCH, split="test")
-    rows = [["step", "parameters", "bytes", "with int8", "seeds", "last test", "with int8", "loss",
-             "with int8"]]
+    rows = [["step", "parameters", "bytes", "int8 bytes", "seeds", "last test", "int8 test", "loss",
+             "int8 loss"]]
     for name, runs in found.items():
         before, after, size = [], [], 0
         for seed, run in runs.items():
@@ -67,6 +69,7 @@ def main():
             rows.append([run["step"], f"{parameters:,}", f"{4 * parameters:,}", f"{size:,}", str(len(runs)),
                          f"{accuracy:.2f}", f"{accuracy8:.2f}", f"{loss:.4f}", f"{loss8:.4f}"])
     print(markdown(rows))
+    sys.exit(1 if unreadable else 0)
 
 
 if __name__ == "__main__":

@@ -54,8 +54,8 @@ def trained_network(run, path):
     """The network of `run`, with the weights in the file `path`. Raises UserError if it has none."""
     net = importlib.import_module(run["step"]).Net
     names = inspect.signature(net).parameters.keys() & run["arguments"].keys()
-    model = net(**{name: run["arguments"][name] for name in names})
     try:
+        model = net(**{name: run["arguments"][name] for name in names})
         model.load_state_dict(torch.load(path, weights_only=True))
     except Exception as error:  # any exception: a damaged file can raise anything
         raise cli.UserError(f"{path} has no weights of {run['step']}: {cli.one_line(error, 200)}") from None

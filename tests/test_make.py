@@ -113,7 +113,7 @@ def test_all_interrupted_goes_on_with_resume(short_tree, data_dir):
             break
     rest, stderr = process.communicate(timeout=60)
     assert process.returncode != 0
-    assert "step2_dropout.py: error: interrupted in epoch" in stderr and "Traceback" not in stderr
+    assert "step2_dropout.py: error: interrupted after" in stderr and "Traceback" not in stderr
     assert "step3" not in rest
 
     again = run(*words, "ARGS=--dry-run --resume", cwd=short_tree)

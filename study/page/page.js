@@ -194,6 +194,8 @@ function showAnswers() {
 
 const many = (n, what) => `${n.toLocaleString("en")} ${what}${n === 1 ? "" : "s"}`;
 
+const seesAll = layer => [...layer.rows, ...layer.columns].every(([first, last]) => first === 0 && last === 27);
+
 let pictures = [];  // of the chosen network: {layer, canvas, plan}
 function makeLayers() {
   const network = networks[state.chosen];
@@ -203,10 +205,9 @@ function makeLayers() {
     const [maps, h, w] = layer.shape, figure = document.createElement("figure");
     const caption = figure.appendChild(document.createElement("figcaption"));
     const canvas = figure.appendChild(document.createElement("canvas"));
-    const whole = [...layer.rows, ...layer.columns].every(([first, last]) => first === 0 && last === 27);
     caption.textContent = [`${layer.name}: ${many(maps, "map")} of ${h}x${w}`,
       ...layer.parameters ? [many(layer.parameters, "parameter")] : [],
-      whole ? "sees the whole image" : `receptive field ${layer.field}`].join(", ");
+      seesAll(layer) ? "sees the whole image" : `receptive field ${layer.field}`].join(", ");
     canvas.tabIndex = 0;
     canvas.setAttribute("role", "img");
     canvas.setAttribute("aria-label", `${caption.textContent}. The arrow keys move the place that is looked at.`);
@@ -296,11 +297,13 @@ function choose(i) {
   state.place = null;
   element("chosen").value = i;
   cells.forEach(({button}, k) => button.setAttribute("aria-pressed", k === i));
-  const {step, parameters, epochs, seed, accuracy, split, started, operations} = networks[i];
+  const {step, parameters, epochs, seed, accuracy, split, started, operations, layers} = networks[i];
   const images = Math.max(...operations.filter(({kind}) => kind === "conv2d").map(({shape}) => shape[0]));
   element("about").textContent = `${step}: ${many(parameters, "parameter")}, trained for ${many(epochs, "epoch")} `
     + `with seed ${seed} on ${started.slice(0, 10)}; right on ${accuracy.toFixed(2)} % of the ${split} images.`
-    + (images > 1 ? ` It looks at ${images} shifted images and answers with the mean; the maps are those of the first.` : "");
+    + (images > 1 ? ` It looks at ${images} shifted images and answers with the mean; the maps are those of the first.` : "")
+    + (layers.length && layers[0].shape[1] > 1 && seesAll(layers[0])
+      ? " Before its first layer it looks at the whole image (step 7 deskews it)." : "");
   makeShelf();
   makeLayers();
   showLayers();

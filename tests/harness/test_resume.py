@@ -434,7 +434,7 @@ def test_a_stopped_run_says_how_to_go_on(number, status, unstopped, data_dir, tm
     done = len(checkpoint.read(tmp_path / "step4_aug_lr.ckpt")["history"])
     assert done >= 5
     assert len(stderr.splitlines()) == 1 and "--resume" in stderr
-    assert re.search(rf"interrupted in epoch {done} of {EPOCHS};", stderr)
+    assert re.search(rf"interrupted after {done} of {EPOCHS} epochs;", stderr)
     log = (tmp_path / "step4_aug_lr.log").read_text()
     assert log.splitlines()[-1].startswith("error: interrupted")
     assert sorted(contents(tmp_path)) == ["step4_aug_lr.ckpt", "step4_aug_lr.log"]
@@ -462,7 +462,8 @@ def test_stopped_before_it_has_got_to_where_it_was(edited, tmp_path, monkeypatch
     with pytest.raises(SystemExit, match="130"):
         train(*arguments, "--resume")
     said = capsys.readouterr().err.splitlines()
-    assert len(said) == 1 and "interrupted in epoch 1 of 3; the same command with --resume goes on" in said[0]
+    assert len(said) == 1
+    assert "interrupted after 1 of 3 epochs; the same command with --resume goes on" in said[0]
     assert before == (signal.getsignal(signal.SIGINT), contents(tmp_path / "out"))
 
 
@@ -472,7 +473,7 @@ def test_stopped_before_an_epoch_was_complete(data_dir, tmp_path):
     process.send_signal(signal.SIGTERM)
     _, stderr = process.communicate(timeout=30)
     assert process.returncode == 143
-    assert stderr == ("step1_basic.py: error: interrupted in epoch 0 of 15; no epoch is complete, "
+    assert stderr == ("step1_basic.py: error: interrupted after 0 of 15 epochs; no epoch is complete, "
                       "so nothing was written\n")
     assert contents(tmp_path) == {}
 

@@ -90,7 +90,7 @@ def test_bar(notebook):
 
 def test_bad_arguments_are_one_line(notebook):
     said = printed(notebook[0]["bad arguments"], "stderr").splitlines()
-    assert said[0] == "notebook: error: argument --lr: '0' is not a number above 0, and at most 3.4e38"
+    assert said[0] == "notebook: error: argument --lr: '0' is not a number above 0, and at most 1,000,000"
 
 
 def test_a_script_that_is_run_has_a_head_that_repeats_it(notebook, data_dir):
@@ -126,6 +126,6 @@ def test_a_network_changed_in_a_cell_is_another(notebook):
 
 def test_an_interrupted_run_leaves_the_notebook_as_it_was(notebook):
     outputs, _ = notebook
-    assert "interrupted in epoch 0 of 1" in printed(outputs["interrupted"], "stderr")
+    assert "interrupted after 0 of 1 epochs" in printed(outputs["interrupted"], "stderr")
     signals, backend = printed(outputs["afterwards"]).splitlines()
     assert signals == "True" and "inline" in backend

@@ -93,7 +93,7 @@ def test_a_copy_with_another_comment_makes_no_difference(tree, data_dir):
 
 @pytest.mark.slow
 def test_a_run_that_diverges_counts_as_guessing_and_is_named(data_dir, tmp_path):
-    process = run(*COMPARE, "step1_basic", "step1_basic --lr 1e30", "--jobs", 2, "--pairs", 4, "--out-dir",
+    process = run(*COMPARE, "step1_basic", "step1_basic --lr 1e6", "--jobs", 2, "--pairs", 4, "--out-dir",
                   tmp_path, "--data-dir", data_dir, "--", "--dry-run", "--epochs", 2)
     assert process.returncode == 0, process.stderr
     pairs = [line for line in process.stdout.splitlines() if line.startswith("seed")]

@@ -355,10 +355,14 @@ def test_a_step_that_the_page_cannot_compute(tree, data_dir, finished):
         (results / f"{name}.json").write_text(text.replace("step5_beyond", name))
         (results / f"{name}.pt").write_bytes((finished / "step5_beyond.pt").read_bytes())
     (results / "step4_aug_lr.json").write_text((finished / "step4_aug_lr.json").read_text())  # no weights
+    wide = json.loads((finished / "step5_beyond.json").read_text())
+    wide |= {"step": "step7_small", "arguments": wide["arguments"] | {"width": "wide"}}
+    (results / "step7_small.json").write_text(json.dumps(wide))
     process = run(sys.executable, "-m", "study.demo", "--data-dir", data_dir, cwd=tree)
     assert process.returncode == 0
-    cannot_load, cannot_compute = process.stderr.splitlines()
+    cannot_load, cannot_make, cannot_compute = process.stderr.splitlines()
     assert "left out: step4_aug_lr: " in cannot_load and "step4_aug_lr.pt has no weights" in cannot_load
+    assert "left out: step7_small: " in cannot_make and "step7_small.pt has no weights" in cannot_make
     assert "left out: step9_mine: the page cannot compute cumsum.default" in cannot_compute
     assert "step5" not in process.stderr
     page = (results / "demo.html").read_text()

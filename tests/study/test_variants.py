@@ -87,7 +87,7 @@ def test_runs_that_are_not_alike_are_named_and_left_out(mixed, capsys):
     lines = sorted(capsys.readouterr().err.splitlines())
     assert len(lines) == 3
     reasons = ("it has 3 epochs, most have their step's default", "it is a dry run",
-               "it is no finished run of a step")
+               "it is no finished run: ")
     for line, path, why in zip(lines, paths[2:], reasons, strict=True):
         assert f": left out: {path}: {why}" in line
     runs, unreadable = variants.load_runs(paths, for_means=False)
@@ -152,7 +152,9 @@ def test_a_step_of_ones_own_is_in_the_sweep_and_in_the_report(tree):
         assert [word for word in drawn[picture] if word.startswith("step")] == [*STEPS, "step9_mine"]
 
 
-def test_seven_steps_are_seven_lines(tmp_path, monkeypatch):
+@pytest.fixture
+def figures(monkeypatch):
+    """The figures that are drawn, as a list."""
     figures = []
 
     @contextlib.contextmanager
@@ -162,6 +164,17 @@ def test_seven_steps_are_seven_lines(tmp_path, monkeypatch):
         figures.append(figure)
 
     monkeypatch.setattr(plots, "drawing", kept)
+    return figures
+
+
+def test_epochs_are_whole_numbers_even_where_there_is_one(tmp_path, figures):
+    for epochs in (1, 3):
+        plots.summary(tmp_path / "a.png", [a_run(test=[99.0] * epochs)])
+    shown = [(axes.get_xticks(), *axes.get_xlim()) for figure in figures for axes in figure.axes]
+    assert [[tick for tick in ticks if low < tick < high] for ticks, low, high in shown] == [[0], [0, 1, 2]]
+
+
+def test_seven_steps_are_seven_lines(tmp_path, figures):
     names = [f"step{number}_x" for number in range(1, 8)]
     runs = [a_run() | {"step": name} for name in names]
     plots.summary(tmp_path / "a.png", runs)
