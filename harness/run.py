@@ -99,7 +99,7 @@ class Run:
                         "no epoch is complete, so nothing was written")
         elif isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and re.search(
                 "out of memory|can't allocate memory", str(error))):
-            message = f"out of memory; smaller batches or networks may help ({cli.one_line(error, 200)})"
+            message = f"out of memory; try a smaller --batch-size or network ({cli.one_line(error, 200)})"
         elif not isinstance(error, UserError):  # no error, or a bug, which keeps its traceback
             return
         if self.lines and not self.lines[-1].endswith("\n"):

@@ -303,8 +303,7 @@ def test_a_schedule_over_all_epochs_is_that_of_the_new_number(schedule, by, edit
     assert lrs["b", 4][3] < 0.6 * lrs["a", 8][3]
 
 
-@pytest.mark.parametrize("line", ["        model.shifts = common.SHIFTS[:1]\n",
-                                  "        run.finish(model, train_loader, test_loader)\n"])
+@pytest.mark.parametrize("line", ["        model.shifts = common.SHIFTS[:1]", "        run.finish("])
 def test_step_5_killed_after_its_last_epoch_still_says_what_one_look_gives(line, edited, tmp_path):
     killed = "        if not args.resume: raise RuntimeError('killed')\n"
     name = edited("step5_beyond", (line, killed + line))
