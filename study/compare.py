@@ -33,7 +33,7 @@ SAID = {"last5": ("accuracy, mean of the last five epochs", "points", 3, 0.08),
 WORDS = {HOLDS: "better", FAILS: "worse"}
 # A run that diverges counts as what guessing gives.
 GUESSING = {"machine": record.machine(), "seconds": math.nan,
-            "history": [{"test_accuracy": 10.0, "test_loss": math.log(10)}] * 5}
+            "history": [{"test_accuracy": 10.0, "test_loss": math.log(10), "seconds": math.nan}] * 5}
 
 
 def side(text):
@@ -99,7 +99,7 @@ def seconds_for_a_pair(variants, args):
         for number, run in train([(name, variants[name], 1) for name in untried], brief):
             name = untried[number]
             more_epochs = variants[name].facts(*args.more)["arguments"]["epochs"] - 1
-            seconds[name] = run["seconds"] + more_epochs * run["history"][0].get("seconds", math.nan)
+            seconds[name] = run["seconds"] + more_epochs * run["history"][0]["seconds"]
     return sum(seconds.values())
 
 

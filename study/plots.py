@@ -191,8 +191,7 @@ def frontier(path, families, steps, public):
             without = {parameters: values for parameters, runs in by_parameters.items()
                        if (values := without_tta(runs))}
             if without:
-                means = [sum(values) / len(values) for values in without.values()]
-                axes.errorbar(list(without), means, fmt=":", color=color,
+                axes.errorbar(list(without), list(map(np.mean, without.values())), fmt=":", color=color,
                               label=f"{step} without test-time augmentation")
         for (step, runs), style in styled(steps.items()):
             style |= {"markersize": 8, "linestyle": ""}

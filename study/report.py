@@ -176,7 +176,7 @@ def distortions(accuracies, folder):
     means = robustness.mean_accuracies(accuracies)
     plots.robustness(folder / "report_robustness.png", robustness.DISTORTIONS, means)
     seeds = ", ".join(f"{step}: {len(seeds)}" for step, seeds in accuracies.items())
-    return [("heading", "Images unlike those trained on"), ("table", robustness.table_rows(accuracies)),
+    return [("heading", "Distorted test images"), ("table", robustness.table_rows(accuracies)),
             ("text", DISTORTIONS_NOTE.format(seeds)),
             ("picture", "report_robustness.png",
              "Accuracy of each step on shifted, rotated and noisy test images")]

@@ -51,7 +51,7 @@ def distorted(images, kind, strength):
 
 
 def trained_network(run, path):
-    """The network of `run`, with the weights in the file `path`. Raises UserError if it has none."""
+    """The network of `run`, with the weights in the file `path`. Raises UserError if they make none."""
     net = importlib.import_module(run["step"]).Net
     names = inspect.signature(net).parameters.keys() & run["arguments"].keys()
     try:

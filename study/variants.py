@@ -148,7 +148,7 @@ def load_runs(paths, for_means=True):
             else:
                 runs[path] = record.read(path)
         except (FileNotFoundError, Damaged) as error:
-            why = "none of its runs is used" if path.suffix == ".jsonl" else "it is no finished run"
+            why = "none of its runs is used" if path.suffix == ".jsonl" else "it is no finished run of a step"
             left_out[path], unreadable = f"{why}: {error}", unreadable + 1
     if for_means:
         left_out |= {path: "it is a dry run" for path, run in runs.items() if run["arguments"]["dry_run"]}

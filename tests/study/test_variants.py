@@ -87,11 +87,15 @@ def test_runs_that_are_not_alike_are_named_and_left_out(mixed, capsys):
     lines = sorted(capsys.readouterr().err.splitlines())
     assert len(lines) == 3
     reasons = ("it has 3 epochs, most have their step's default", "it is a dry run",
-               "it is no finished run: ")
+               "it is no finished run of a step")
     for line, path, why in zip(lines, paths[2:], reasons, strict=True):
         assert f": left out: {path}: {why}" in line
     runs, unreadable = variants.load_runs(paths, for_means=False)
     assert [run["arguments"]["seed"] for run in runs] == [1, 2, 3, 4] and unreadable == 1
+    capsys.readouterr()
+    (mixed / "step4_aug_lr.jsonl").write_text(f"{json.dumps(runs[0])}\n{{\n")
+    assert variants.load_runs([mixed / "step4_aug_lr.jsonl"]) == ([], 1)
+    assert "step4_aug_lr.jsonl: none of its runs is used: line 2: " in capsys.readouterr().err
 
 
 @pytest.mark.slow
